@@ -1,0 +1,81 @@
+"""Find, train, measure, store and run the sparse subnetworks hidden inside neural networks.
+
+The public names live in the rooms below and are imported when they are first used, so `import prunus` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from prunus._version import __version__
+
+if TYPE_CHECKING:
+    from prunus.core.apply import Handle, apply, masks_of
+    from prunus.core.errors import Invalid
+    from prunus.core.masks import Masks
+    from prunus.core.params import prunable
+    from prunus.core.select import select
+    from prunus.pruning import Magnitude, Random, prune
+    from prunus.tickets import (
+        Barrier,
+        Ticket,
+        error_barrier,
+        imp,
+        instability,
+        randomised,
+        reinitialised,
+        shuffled,
+    )
+
+_HOMES = {
+    "prunus.core.apply": ("Handle", "apply", "masks_of"),
+    "prunus.core.errors": ("Invalid",),
+    "prunus.core.masks": ("Masks",),
+    "prunus.core.params": ("prunable",),
+    "prunus.core.select": ("select",),
+    "prunus.pruning": ("Magnitude", "Random", "prune"),
+    "prunus.tickets": (
+        "Barrier",
+        "Ticket",
+        "error_barrier",
+        "imp",
+        "instability",
+        "randomised",
+        "reinitialised",
+        "shuffled",
+    ),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Barrier",
+    "Handle",
+    "Invalid",
+    "Magnitude",
+    "Masks",
+    "Random",
+    "Ticket",
+    "__version__",
+    "apply",
+    "error_barrier",
+    "imp",
+    "instability",
+    "masks_of",
+    "prunable",
+    "prune",
+    "randomised",
+    "reinitialised",
+    "select",
+    "shuffled",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'prunus' has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,186 @@
+"""`prunus …`: every command thin, over the studies and the library. Heavy imports wait until a command needs them."""
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from prunus._version import __version__
+from prunus.core.errors import Invalid, nearest
+
+if TYPE_CHECKING:
+    from prunus.studies.runner import Plan
+
+app = typer.Typer(
+    help="Find, train, measure and store the sparse subnetworks hidden inside neural networks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Out = Annotated[Path, typer.Option("--out", help="Folder of the results.")]
+
+
+@app.command()
+def run(
+    study: Annotated[str, typer.Argument(help="A built-in study (see `prunus list`) or a YAML file.")],
+    out: Out = Path("results"),
+    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the study.")] = None,
+    data: Annotated[str | None, typer.Option(help="Built-in data, a Hugging Face folder or a hub id.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")] = None,
+    threads: Annotated[int | None, typer.Option(help="PyTorch's threads.")] = None,
+    seed: Annotated[int | None, typer.Option(help="What all random numbers are derived from.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the cells, and the time they would take.")] = False,
+    checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints of a cell.", min=0)] = 60.0,
+) -> None:
+    """Run a study, or go on with it: finished cells are kept, only what is missing is computed."""
+    from prunus.studies.resolve import parse_assignment, resolve
+
+    options = {"data.name": data, "device": device, "threads": threads, "seed": seed}
+    overrides = [parse_assignment(text) for text in sets or []]
+    resolved = resolve(study, [*overrides, *((key, value) for key, value in options.items() if value is not None)])
+
+    from prunus.studies.runner import prepare
+    from prunus.studies.runner import run as run_plan
+
+    plan = prepare(resolved, out)
+    if dry_run:
+        _print_plan(plan)
+        return
+    missing = plan.missing
+    _say(quiet, f"{resolved.title or resolved.name}: {len(plan.cells)} cells, {len(missing)} to train")
+    command = shlex.join(["prunus", *sys.argv[1:]])
+    with _kept(plan, command):
+        run_plan(plan, command, quiet=quiet, checkpoint_every=checkpoint_every)
+        _write_report(plan.store, resolved.name, quiet)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="Folder of the results.")] = Path("results"),
+    study: Annotated[str | None, typer.Option(help="Only this study of the folder.")] = None,
+) -> None:
+    """Draw the figures and write the page of each study in a results folder."""
+    store = _store(results)
+    for name in [study] if study else store.studies():
+        _write_report(store, name, quiet=False)
+
+
+@app.command()
+def show(
+    results: Annotated[Path, typer.Argument(help="Folder of the results.")] = Path("results"),
+    study: Annotated[str | None, typer.Option(help="Only this study of the folder.")] = None,
+) -> None:
+    """Show the results as tables in the terminal."""
+    from prunus.studies.show import print_results
+
+    store = _store(results)
+    for name in [study] if study else store.studies():
+        print_results(store.results(name))
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str | None, typer.Argument(help="studies, models, data, criteria, scopes or schedules.")] = None,
+    pattern: Annotated[str, typer.Argument(help="Only names that match this glob pattern.")] = "*",
+) -> None:
+    """List studies, models, data and methods by name."""
+    from prunus.studies.show import CATALOGUE, print_catalogue
+
+    if what is not None and what not in CATALOGUE:
+        raise Invalid(f"list {what!r}: {nearest(what, CATALOGUE)}")
+    print_catalogue([what] if what else list(CATALOGUE), pattern)
+
+
+@app.command()
+def inspect(file: Annotated[Path, typer.Argument(help="A ticket file.")]) -> None:
+    """Show what is in a ticket file, after checking that it is whole."""
+    from prunus.studies.show import print_ticket
+
+    print_ticket(file)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"prunus {__version__}")
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """The command line: exit code 0, 2 on bad input, 130 when interrupted."""
+    try:
+        app(arguments, standalone_mode=True)
+    except Invalid as error:
+        _fail(str(error), 2)
+    except BrokenPipeError:
+        # the reader of our output is gone: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        _fail(_os_error(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    sys.exit(0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+def _os_error(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return where + (error.strerror or str(error))
+
+
+def _say(quiet: bool, text: str) -> None:
+    if not quiet:
+        print(text, flush=True)
+
+
+def _store(root: Path) -> Any:
+    from prunus.studies.store import Store
+
+    store = Store(root)
+    if not store.studies():
+        raise Invalid(f"{root}: holds no study; allowed: the --out folder of a `prunus run`")
+    return store
+
+
+@contextmanager
+def _kept(plan: "Plan", command: str) -> Iterator[None]:
+    """Say what is kept, and how to go on, when a run ends early."""
+    try:
+        yield
+    except (KeyboardInterrupt, OSError) as error:
+        done = len(plan.cells) - len(plan.missing)
+        interrupted = isinstance(error, KeyboardInterrupt)
+        what = "interrupted" if interrupted else f"writing failed: {_os_error(error)}"
+        kept = f"{done} of {len(plan.cells)} cells are finished and kept in {plan.store.root}"
+        _fail(f"{what}; {kept}; to go on: {command}", 130 if interrupted else 2)
+
+
+def _write_report(store: Any, name: str, quiet: bool) -> None:
+    from prunus.studies.report import write_report
+
+    written = write_report(store.results(name), store.root / name)
+    _say(quiet, f"figure: {written.png}\npage:   {written.html}")
+
+
+def _print_plan(plan: "Plan") -> None:
+    from prunus.studies.runner import estimate
+    from prunus.studies.show import print_plan
+
+    print_plan(plan, estimate(plan))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+"""The largest entries of many tensors together: exactly so many, without joining or sorting the tensors.
+
+The threshold is found by narrowing an open bracket (lo, hi) around it. Pivots are quantiles of a small random
+sample of what is still inside; a pass or two that count the entries above and at a pivot either end the search or
+move one end of the bracket. Two pivots, some standard deviations to either side of the rank wanted, usually leave
+about a hundredth of the entries; once few are left they are gathered and partitioned. Each pivot leaves the
+bracket, so any number of ties ends the search when they are met, and no layout of the scores is slow, since the
+sample is random. (After Floyd and Rivest, "Expected time bounds for selection", 1975, CACM.)
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prunus.core.errors import Invalid
+from prunus.core.seeds import generator
+
+#: So many entries are gathered and partitioned at once: where that becomes as cheap as the passes of a bracket.
+FEW = 2**20
+#: Entries drawn for the pivots: the bracket is then about one part in a hundred wide.
+DRAWN = 2**16
+
+#: Entries widened at once, where a type has to be widened to be compared.
+PIECE = 2**16
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def largest(tensors: Sequence[Tensor], keep: int, among: Sequence[Tensor] | None = None) -> list[Tensor]:
+    """Bool tensors, True at the `keep` largest entries of all `tensors` together.
+
+    Ties go by position: the order of the tensors, then the row-major order in each. Infinities are legal, NaN is
+    not (and not looked for). Expected O(n); beyond the tensors and the result it needs a few temporaries of the
+    size of the largest tensor.
+
+    Args:
+        tensors: any shapes, devices, and types of real numbers; different types are compared in the widest.
+        keep: how many, from 0 to the number of candidates.
+        among: for each tensor a bool tensor of its shape that is True at the candidates. Default: all.
+    """
+    dtype = _widest({tensor.dtype for tensor in tensors})
+    masks = [None] * len(tensors) if among is None else among
+    parts = [_Part(tensor, mask, dtype) for tensor, mask in zip(tensors, masks, strict=True)]
+    size = sum(part.size for part in parts)
+    if not 0 <= keep <= size:
+        raise ValueError(f"keep is {keep} of {size}")
+    if keep == 0:
+        return [torch.zeros(t.shape, dtype=torch.bool, device=t.device) for t in tensors]
+    cut = _cut(parts, keep, size)
+    return [kept.reshape(t.shape) for kept, t in zip(_keep(parts, cut), tensors, strict=True)]
+
+
+class _Part:
+    """One tensor and which of its entries are candidates, compared in a type that may be wider than its own."""
+
+    def __init__(self, tensor: Tensor, among: Tensor | None, dtype: torch.dtype) -> None:
+        self.values = torch.atleast_1d(tensor.detach())
+        self.candidates = None if among is None else torch.atleast_1d(among)
+        self.among = None if self.candidates is None else _native(self.candidates)
+        self.size = self.values.numel() if self.among is None else _count(self.among)
+        self.dtype = dtype
+        self.as_it_is = _native(self.values) if self.values.dtype == dtype else None
+
+    def where(self, test: Callable[[Any], Any]) -> Any:
+        """A bool array: which entries are candidates and pass the test."""
+        passed = self._widened(test) if self.as_it_is is None else test(self.as_it_is)
+        return passed if self.among is None else passed & self.among
+
+    def take(self, positions: Tensor) -> np.ndarray:
+        """The candidates at row-major positions, on the host."""
+        values = self.values.take(positions)
+        if self.candidates is not None:
+            values = values[self.candidates.take(positions)]
+        return values.to(self.dtype).cpu().numpy()
+
+    def _widened(self, test: Callable[[Any], Any]) -> Any:
+        if self.values.device.type != "cpu":
+            return test(self.values.to(self.dtype))
+        # piece by piece in the cache: the memory for a wide copy of the whole would cost five times the comparison
+        pieces = self.values.reshape(-1).split(PIECE)
+        passed = np.concatenate([test(piece.to(self.dtype).numpy()) for piece in pieces])
+        return passed.reshape(self.values.shape)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """The smallest value kept, how many candidates have it, and how many of those are kept."""
+
+    value: float
+    ties: int
+    wanted: int
+
+
+def _cut(parts: list[_Part], keep: int, size: int) -> _Cut:
+    lo = hi = None
+    above = 0  # candidates at hi or above it; `size` more are inside the bracket
+    draws = generator(0, "selection")
+    while size > FEW:
+        for pivot, upper in _pivots(_sample(parts, lo, hi, draws), (keep - above) / size):
+            if not _inside(pivot, lo, hi):
+                continue
+            over = upto = -1  # one of the two counts is usually enough: too few up to the upper pivot, …
+            if upper:
+                upto = _total(parts, lambda x, p=pivot: x >= p)
+            if not upper or keep <= upto:  # … enough over the lower one
+                over = _total(parts, lambda x, p=pivot: x > p)
+            if not upper and keep > over:
+                upto = _total(parts, lambda x, p=pivot: x >= p)
+            if keep <= over:
+                lo, size = pivot, over - above
+            elif keep <= upto:
+                return _Cut(pivot, upto - over, keep - over)
+            else:
+                hi, size, above = pivot, size + above - upto, upto
+    rest = np.concatenate([_gather(part, lo, hi) for part in parts])
+    rank = size - (keep - above)
+    rest.partition(rank)
+    value = rest[rank].item()
+    over = above + _count(rest > value)
+    return _Cut(value, _count(rest == value), keep - over)
+
+
+def _keep(parts: list[_Part], cut: _Cut) -> Iterator[Tensor]:
+    if cut.ties == cut.wanted:
+        yield from (torch.as_tensor(part.where(lambda x: x >= cut.value)) for part in parts)
+        return
+    wanted = cut.wanted
+    for part in parts:
+        mask = torch.as_tensor(part.where(lambda x: x > cut.value)).contiguous()
+        if wanted:
+            first = _positions(part.where(lambda x: x == cut.value))[:wanted]
+            mask.view(-1)[first] = True
+            wanted -= len(first)
+        yield mask
+
+
+def _pivots(sample: np.ndarray, fraction: float) -> Iterator[tuple[float, bool]]:
+    """Two values of a sorted sample that are likely to enclose the one with `fraction` of the values above it."""
+    if len(sample):
+        position = fraction * len(sample)
+        margin = 1 + 3 * sqrt(position * (1 - fraction))
+        for from_top in (position - margin, position + margin):
+            pivot = sample[-1 - min(max(int(from_top), 0), len(sample) - 1)]
+            yield pivot.item(), from_top < position
+
+
+def _sample(parts: list[_Part], lo: float | None, hi: float | None, draws: torch.Generator) -> np.ndarray:
+    """Those of DRAWN entries, drawn from all, that are candidates and inside the bracket, sorted."""
+    ends = np.cumsum([part.values.numel() for part in parts])
+    drawn = np.sort(torch.randint(int(ends[-1]), (DRAWN,), generator=draws).numpy())
+    shares = np.split(drawn, np.searchsorted(drawn, ends[:-1]))
+    found = [
+        part.take(torch.from_numpy(share - (end - part.values.numel())).to(part.values.device))
+        for part, share, end in zip(parts, shares, ends, strict=True)
+        if len(share)
+    ]
+    values = np.concatenate(found)
+    return np.sort(values[_inside(values, lo, hi)])
+
+
+def _gather(part: _Part, lo: float | None, hi: float | None) -> np.ndarray:
+    return part.take(_positions(part.where(lambda x: _inside(x, lo, hi))))
+
+
+def _inside(x: Any, lo: float | None, hi: float | None) -> Any:
+    if lo is None:
+        return x == x if hi is None else x < hi  # x == x: all of them, since there is no NaN
+    return x > lo if hi is None else (x > lo) & (x < hi)
+
+
+def _total(parts: list[_Part], test: Callable[[Any], Any]) -> int:
+    return sum(_count(part.where(test)) for part in parts)
+
+
+def _count(passed: Any) -> int:
+    return int(np.count_nonzero(passed) if isinstance(passed, np.ndarray) else passed.count_nonzero())
+
+
+def _positions(passed: Any) -> Tensor:
+    """The row-major positions of what passed, ascending."""
+    if isinstance(passed, np.ndarray):
+        return torch.from_numpy(np.flatnonzero(passed))
+    return passed.reshape(-1).nonzero().squeeze(1)
+
+
+def _native(x: Tensor) -> Any:
+    """The tensor's memory as a NumPy array on the CPU, where NumPy compares and counts four times as fast."""
+    return x.numpy() if x.device.type == "cpu" else x
+
+
+def _widest(dtypes: set[torch.dtype]) -> torch.dtype:
+    """The type to compare in. It holds each value exactly (integers past 2⁵³ only when all are integers)."""
+    if strange := dtypes - {*FLOATS, *INTEGERS}:
+        raise Invalid(f"scores are of type {strange.pop()}; allowed: real numbers of 16 to 64 bits, and integers")
+    if dtypes <= set(INTEGERS):
+        return torch.int64
+    return torch.float64 if dtypes & {torch.float64, *INTEGERS} else torch.float32

@@ -1,0 +1,144 @@
+"""Exact selection: from scores and a density, or counts, to masks.
+
+Selection is pure, keeps the number asked for to the last weight, and breaks ties by position: the order of the
+parameters, then the row-major order in each. Infinite scores are legal, NaN is not.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from prunus.core.allocation import ALLOCATIONS, Allocation, global_, share
+from prunus.core.errors import Invalid, check_density, nearest
+from prunus.core.largest import largest
+from prunus.core.masks import Masks
+
+
+def select(
+    scores: Mapping[str, Tensor], density: float, scope: str | Allocation = "global", within: Masks | None = None
+) -> Masks:
+    """Masks that keep the `round(density × n)` largest of the n scores.
+
+    Args:
+        scores: for each parameter a tensor of its shape, of floats or integers; larger means keep.
+        density: fraction kept of all n scores (also where `within` leaves fewer candidates), in (0, 1].
+        scope: how the density is shared among the parameters: "global" (the largest of all together),
+            "layerwise" or "uniform" (the same density in each), "uniform-first-last", "er", "erk", "lamp", or
+            a function like those of `prunus.core.allocation`.
+        within: only weights that these masks keep are candidates. Under a scope other than "global", what is
+            allotted to a parameter beyond its candidates goes to the others in proportion to theirs.
+
+    Raises:
+        Invalid: if a score is NaN, the density is out of range or more than `within` keeps, a name or shape
+            differs, or the scope is unknown.
+    """
+    keep = round(check_density(density) * sum(tensor.numel() for tensor in scores.values()))
+    allocate = scope if callable(scope) else ALLOCATIONS.look_up(scope)
+    within = _checked(scores, within)
+    room = _room(scores, within)
+    _check_count(f"density {density}", keep, sum(room.values()))
+    if allocate is global_:
+        return _select_jointly(scores, keep, within)
+    counts = _allotted(allocate, scores if within is None else _candidates(scores, within), keep)
+    return _select_apart(scores, share(counts, room, keep), within)
+
+
+def select_count(scores: Mapping[str, Tensor], keep: int, within: Masks | None = None) -> Masks:
+    """Masks that keep the `keep` largest scores of all parameters together.
+
+    Args:
+        scores: as for `select`.
+        keep: how many, from 0 to the number of candidates.
+        within: as for `select`.
+
+    Raises:
+        Invalid: if a score is NaN, there are fewer candidates than `keep`, or a name or shape differs.
+    """
+    within = _checked(scores, within)
+    _check_count("keep", keep, sum(_room(scores, within).values()))
+    return _select_jointly(scores, keep, within)
+
+
+def select_counts(scores: Mapping[str, Tensor], counts: Mapping[str, int], within: Masks | None = None) -> Masks:
+    """Masks that keep, in each parameter, the given number of largest scores.
+
+    Args:
+        scores: as for `select`.
+        counts: for each parameter, how many.
+        within: as for `select`.
+
+    Raises:
+        Invalid: if a score is NaN, a parameter has fewer candidates than its count, or a name or shape differs.
+    """
+    within = _checked(scores, within)
+    for name in sorted(scores.keys() ^ counts.keys()):
+        raise Invalid(f"only one of scores and counts has {name!r}")
+    for name, room in _room(scores, within).items():
+        _check_count(f"the count of {name}", counts[name], room)
+    return _select_apart(scores, counts, within)
+
+
+def _select_jointly(scores: Mapping[str, Tensor], keep: int, within: Masks | None) -> Masks:
+    chosen = largest(list(scores.values()), keep, None if within is None else _aligned(scores, within))
+    return Masks(dict(zip(scores, chosen, strict=True)))
+
+
+def _select_apart(scores: Mapping[str, Tensor], counts: Mapping[str, int], within: Masks | None) -> Masks:
+    among = [None] * len(scores) if within is None else [[mask] for mask in _aligned(scores, within)]
+    rows = zip(scores.items(), among, strict=True)
+    return Masks({name: largest([tensor], counts[name], mask)[0] for (name, tensor), mask in rows})
+
+
+def _allotted(allocate: Allocation, scores: Mapping[str, Tensor], keep: int) -> dict[str, int]:
+    """The counts of an allocation, which may be the user's own function, checked."""
+    counts = allocate(scores, keep)
+    scope = f"scope {getattr(allocate, '__name__', allocate)!r}"
+    for name in sorted(scores.keys() ^ counts.keys()):
+        raise Invalid(f"{scope}: only one of scores and counts has {name!r}")
+    for name, tensor in scores.items():
+        _check_count(f"{scope}: {name}", counts[name], tensor.numel())
+    if sum(counts.values()) != keep:
+        raise Invalid(f"{scope}: its counts add up to {sum(counts.values())}, not to {keep}")
+    return {name: counts[name] for name in scores}
+
+
+def _candidates(scores: Mapping[str, Tensor], within: Masks) -> dict[str, Tensor]:
+    """The scores, with 0 where there is no candidate: where magnitudes are summed, it adds nothing."""
+    masks = _aligned(scores, within)
+    return {n: t.detach().masked_fill(~mask, 0) for (n, t), mask in zip(scores.items(), masks, strict=True)}
+
+
+def _room(scores: Mapping[str, Tensor], within: Masks | None) -> dict[str, int]:
+    if within is None:
+        return {name: tensor.numel() for name, tensor in scores.items()}
+    kept = {layer.name: layer.kept for layer in within.layers}
+    return {name: kept[name] for name in scores}
+
+
+def _aligned(scores: Mapping[str, Tensor], within: Masks) -> list[Tensor]:
+    return [within[name].to(tensor.device) for name, tensor in scores.items()]
+
+
+def _checked(scores: Mapping[str, Tensor], within: Masks | None) -> Masks | None:
+    """`within`, or None where it leaves nothing out."""
+    for name, tensor in scores.items():
+        if tensor.is_complex():
+            raise Invalid(f"the scores of {name} are complex; allowed: real numbers")
+        # the largest entry is NaN if any is
+        if tensor.is_floating_point() and tensor.numel() and torch.isnan(tensor.detach().amax()):
+            raise Invalid(f"the scores of {name} hold NaN; allowed: real numbers and ±inf")
+    if within is None:
+        return None
+    for name in sorted(scores.keys() ^ within.keys()):
+        there, other = ("the scores", within) if name in scores else ("within", scores)
+        raise Invalid(f"{name!r} is only in {there}; {nearest(name, other)}")
+    for name, tensor in scores.items():
+        if tensor.shape != within[name].shape:
+            raise Invalid(f"{name}: the scores are {tuple(tensor.shape)}, within is {tuple(within[name].shape)}")
+    return None if within.kept == within.total else within
+
+
+def _check_count(what: str, count: int, room: int) -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= room:
+        raise Invalid(f"{what} keeps {count} weights; allowed: a whole number from 0 to {room}, the candidates")

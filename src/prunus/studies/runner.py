@@ -1,0 +1,121 @@
+"""Running a study: the cells that are missing, parents first; what is finished is never computed again."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from prunus.data import DataSet, load
+from prunus.studies.cells import Cell, expand
+from prunus.studies.config import LotteryTicket
+from prunus.studies.progress import display
+from prunus.studies.resolve import to_yaml
+from prunus.studies.store import Store
+from prunus.studies.work import work
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study made ready: its cells, the data they need, and where they go."""
+
+    study: LotteryTicket
+    cells: tuple[Cell, ...]
+    data: Mapping[str, DataSet]
+    store: Store
+
+    @property
+    def missing(self) -> list[Cell]:
+        """The cells that are still to be trained, parents first."""
+        return [cell for cell in self.cells if not self.store.has(cell.key)]
+
+
+def prepare(study: LotteryTicket, out: Path) -> Plan:
+    """Load the study's data and lay out its cells; nothing is written.
+
+    Raises:
+        Invalid: if the data cannot be had, or a setting does not fit it.
+    """
+    loaded: dict[tuple, DataSet] = {}
+    data: dict[str, DataSet] = {}
+    for name, setting in study.variants.items():
+        wanted = (setting.data.name, setting.data.validation)
+        if wanted not in loaded:
+            loaded[wanted] = load(setting.data.name, validation=setting.data.validation, seed=study.seed)
+        data[name] = loaded[wanted]
+    return Plan(study, tuple(expand(study, data)), data, Store(out))
+
+
+def run(plan: Plan, command: str, *, quiet: bool = False, checkpoint_every: float = 60.0) -> None:
+    """Train what is missing. Stopped at any point, the same call goes on where it was, to the same records.
+
+    Args:
+        plan: from `prepare`.
+        command: what the report will say to run again.
+        quiet: show no progress.
+        checkpoint_every: seconds between the checkpoints of a cell.
+    """
+    torch.set_num_threads(plan.study.threads)
+    study, missing = plan.study, plan.missing
+    plan.store.plan(study.name, to_yaml(study), study.title, command, plan.cells)
+    there: dict[str, DataSet] = {}
+    with display(len(missing), sum(stop - start for start, stop in (c.span for c in missing)), quiet) as shown:
+        for cell in missing:
+            if cell.network not in there:
+                there = {cell.network: plan.data[cell.network].to(study.device)}
+            shown.begin(cell)
+            data = there[cell.network]
+            history = work(cell, data, plan.store, study.device, shown.evaluated, checkpoint_every)
+            shown.end(cell, history)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left to do: cells, iterations, and seconds as measured by a short training of each network."""
+
+    cells: int
+    iterations: int
+    seconds: float
+
+
+def estimate(plan: Plan, iterations: int = 30) -> Estimate:
+    """Time a few iterations and one evaluation of each variant, and add up what is missing.
+
+    Args:
+        plan: from `prepare`.
+        iterations: how many to time.
+    """
+    torch.set_num_threads(plan.study.threads)
+    seconds, total = 0.0, 0
+    for name in plan.study.variants:
+        cells = [cell for cell in plan.missing if cell.network == name]
+        if not cells:
+            continue
+        step, evaluation = _time(cells[0], plan.data[name].to(plan.study.device), plan.study.device, iterations)
+        for cell in cells:
+            start, stop = cell.span
+            every = cell.identity["train"]["evaluate_every"]
+            total += stop - start
+            seconds += step * (stop - start) + evaluation * -(-(stop - start) // every)
+    return Estimate(len(plan.missing), total, seconds)
+
+
+def _time(cell: Cell, data: DataSet, device: str, iterations: int) -> tuple[float, float]:
+    """Seconds an iteration, and seconds an evaluation of the validation split."""
+    from prunus.studies.cells import recipe_of
+    from prunus.studies.work import new_model
+    from prunus.training import evaluate
+    from prunus.training.loop import Trainer
+
+    model = new_model(cell, data).to(device)
+    trainer = Trainer(model, data, recipe_of(cell.setting, len(data.train), retrain=False), seed=0)
+    trainer.step()
+    began = time.perf_counter()
+    for _ in range(iterations):
+        trainer.step()
+    trainer.sums.tolist()  # waits for a GPU
+    step = (time.perf_counter() - began) / iterations
+    began = time.perf_counter()
+    evaluate(model, data, data.validation)
+    return step, time.perf_counter() - began
