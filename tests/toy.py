@@ -3,12 +3,15 @@
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
+from prunus.core.apply import apply
 from prunus.core.masks import Masks
 
 
@@ -52,17 +55,19 @@ class Residual(nn.Module):
 
 
 class Tied(nn.Module):
-    """Two linear layers that share one square weight, and one of their own."""
+    """Two linear layers that share one square weight, and two with weights of their own."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Linear(6, 6)
         self.second = nn.Linear(6, 6)
         self.second.weight = self.first.weight
+        self.third = nn.Linear(6, 6)
         self.head = nn.Linear(6, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.relu(self.second(torch.relu(self.first(x)))))
+        x = torch.tanh(self.second(torch.tanh(self.first(x))))
+        return self.head(torch.tanh(self.third(x)))
 
 
 class Transformer(nn.Module):
@@ -108,11 +113,30 @@ def random_masks(model: nn.Module, density: float = 0.5, seed: int = 0) -> Masks
     return Masks({n: torch.rand(m.shape, generator=draws) < density for n, m in Masks.full(model).items()})
 
 
+def masked(kind: type[nn.Module] = MLP, density: float = 0.5) -> tuple[nn.Module, Masks]:
+    """A toy model that holds random masks, and the masks."""
+    model = build(kind)
+    masks = random_masks(model, density)
+    apply(model, masks)
+    return model, masks
+
+
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, data: tuple[Tensor, Tensor]) -> None:
     """One plain training step."""
     optimizer.zero_grad()
     nn.functional.cross_entropy(model(data[0]), data[1]).backward()
     optimizer.step()
+
+
+#: Optimizers by name: each moves masked weights, by momentum or weight decay, unless they are held.
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.1),
+    "nesterov, foreach": partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, foreach=True),
+    "adam": partial(torch.optim.Adam, lr=0.01, weight_decay=0.1),
+    "adamw": partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1, amsgrad=True),
+    "adamw, fused": partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1, fused=True),
+    "rmsprop": partial(torch.optim.RMSprop, lr=0.01, momentum=0.9),
+}
 
 
 def train(model: nn.Module, data: tuple[Tensor, Tensor], steps: int = 3, lr: float = 0.1) -> None:
@@ -129,10 +153,20 @@ def is_sparse(model: nn.Module, masks: Masks) -> bool:
     return dropped and any(bool(named[name].count_nonzero()) for name in masks)
 
 
+def gradient_is_sparse(model: nn.Module, masks: Masks) -> bool:
+    """Whether each masked gradient is exactly zero, and the others are not all zero."""
+    for name, parameter in model.named_parameters():
+        if name in masks and (parameter.grad is None or not parameter.grad.any()):
+            return False
+        if name in masks and parameter.grad is not None and parameter.grad[~masks[name]].any():
+            return False
+    return True
+
+
 def two_ranks(work: Callable[..., Any], *given: Any) -> list[Any]:
     """What `work(rank, *given)` gives in each of two processes that are one gloo group; it must be importable."""
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_rank, (folder, work, given), nprocs=2)
+        spawn(_rank, (folder, work, given), nprocs=2)
         return [torch.load(Path(folder, f"result-{rank}"), weights_only=False) for rank in range(2)]
 
 

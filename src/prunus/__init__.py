@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from prunus._version import __version__
 
 if TYPE_CHECKING:
-    from prunus.core.apply import Handle, apply, masks_of
+    from prunus.core.apply import Handle, apply, masks_of, release
     from prunus.core.errors import Invalid
     from prunus.core.masks import Masks
     from prunus.core.params import prunable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "prunus.core.apply": ("Handle", "apply", "masks_of"),
+    "prunus.core.apply": ("Handle", "apply", "masks_of", "release"),
     "prunus.core.errors": ("Invalid",),
     "prunus.core.masks": ("Masks",),
     "prunus.core.params": ("prunable",),
@@ -64,6 +64,7 @@ __all__ = [
     "prune",
     "randomised",
     "reinitialised",
+    "release",
     "select",
     "shuffled",
 ]

@@ -1,10 +1,6 @@
 import copy
-import gc
-import io
 import pickle
-import shutil
 import warnings
-import weakref
 
 import pytest
 import torch
@@ -14,16 +10,21 @@ from torch.nn.utils import parametrize
 from prunus.core.apply import apply, masks_of, release
 from prunus.core.errors import Invalid
 from prunus.core.masks import Masks
-from toy import MLP, MODELS, ConvNet, Tied, batch, build, is_sparse, random_masks, step, train
-
-OPTIMIZERS = {
-    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
-    "nesterov, foreach": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, foreach=True),
-    "adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1),
-    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1, amsgrad=True),
-    "adamw, fused": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1, fused=True),
-    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.9),
-}
+from toy import (
+    MLP,
+    MODELS,
+    OPTIMIZERS,
+    ConvNet,
+    Tied,
+    batch,
+    build,
+    gradient_is_sparse,
+    is_sparse,
+    masked,
+    random_masks,
+    step,
+    train,
+)
 
 
 class Noisy(torch.optim.SGD):
@@ -35,18 +36,6 @@ class Noisy(torch.optim.SGD):
             for parameter in self.param_groups[0]["params"]:
                 parameter.add_(torch.randn_like(parameter))
                 parameter.view(-1)[:2] = torch.tensor([torch.inf, torch.nan])
-
-
-def masked(kind=MLP, density=0.5, seed=0):
-    model = build(kind, seed)
-    masks = random_masks(model, density, seed)
-    apply(model, masks)
-    return model, masks
-
-
-def gradient_is_sparse(model, masks):
-    named = dict(model.named_parameters())
-    return all(bool((named[n].grad[~m] == 0).all()) and bool(named[n].grad.any()) for n, m in masks.items())
 
 
 # Held through steps
@@ -231,147 +220,6 @@ def test_training_equals_training_the_kept_weights_alone(make):
     assert torch.allclose(layer.bias, bias, rtol=1e-9, atol=1e-12)
 
 
-# A plain module
-
-
-@pytest.mark.parametrize("kind", MODELS)
-def test_class_keys_hooks_and_buffers_are_those_of_a_plain_module(kind):
-    plain = build(kind)
-    model, _ = masked(kind)
-    assert type(model) is kind
-    assert repr(model) == repr(plain)
-    assert list(model.state_dict()) == list(plain.state_dict())
-    assert [n for n, _ in model.named_buffers()] == [n for n, _ in plain.named_buffers()]
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    plain.load_state_dict(model.state_dict(), strict=True)
-    x, _ = batch(kind)
-    assert torch.equal(plain.eval()(x), model.eval()(x))
-
-
-@pytest.mark.parametrize("kind", MODELS)
-def test_a_deepcopy_holds_masks_of_its_own(kind):
-    model, masks = masked(kind)
-    twin = copy.deepcopy(model)
-    assert masks_of(twin) == masks
-    release(model)
-    train(model, batch(kind))
-    assert not is_sparse(model, masks)
-    assert is_sparse(twin, masks)
-    step(twin, OPTIMIZERS["adamw"](twin.parameters()), batch(kind))
-    assert gradient_is_sparse(twin, masks)
-    twice = copy.deepcopy(twin)
-    train(twice, batch(kind))
-    assert is_sparse(twice, masks)
-    release(twice)
-    assert vars(twice).keys() == vars(build(kind)).keys()
-
-
-@pytest.mark.parametrize("save", ["pickle", "torch"])
-@pytest.mark.parametrize("kind", MODELS)
-def test_a_pickled_model_holds_its_masks(kind, save):
-    model, masks = masked(kind)
-    if save == "pickle":
-        twin = pickle.loads(pickle.dumps(model))
-    else:
-        torch.save(model, file := io.BytesIO())
-        file.seek(0)
-        twin = torch.load(file, weights_only=False)
-    assert masks_of(twin) == masks
-    train(twin, batch(kind))
-    assert is_sparse(twin, masks)
-
-
-def test_a_saved_state_dict_or_parameter_does_not_know_prunus():
-    model, _ = masked()
-    data = pickle.dumps(model.state_dict(keep_vars=True)) + pickle.dumps(list(model.parameters()))
-    assert b"prunus" not in data
-    torch.save(model.state_dict(), file := io.BytesIO())
-    file.seek(0)
-    build(MLP).load_state_dict(torch.load(file, weights_only=True), strict=True)
-
-
-@pytest.mark.parametrize("assign", [False, True])
-@pytest.mark.parametrize("kind", MODELS)
-def test_loading_a_dense_state_dict_leaves_zeros_under_the_mask(kind, assign):
-    model, masks = masked(kind)
-    dense = build(kind, seed=7)
-    model.load_state_dict({k: v.clone() for k, v in dense.state_dict().items()}, assign=assign)
-    assert is_sparse(model, masks)
-    for name, parameter in model.named_parameters():
-        if name in masks:
-            assert torch.equal(parameter[masks[name]], dense.get_parameter(name)[masks[name]])
-    optimizer = OPTIMIZERS["sgd"](model.parameters())
-    for turn in range(3):
-        step(model, optimizer, batch(kind, seed=turn))
-        assert gradient_is_sparse(model, masks)
-        assert is_sparse(model, masks)
-
-
-def test_loading_a_part_of_the_model():
-    model, masks = masked(ConvNet)
-    model.features.load_state_dict(build(ConvNet, seed=7).features.state_dict(), assign=True)
-    assert is_sparse(model, masks)
-    assert masks_of(model) == masks
-
-
-def test_a_model_that_went_through_the_meta_device():
-    model, masks = masked()
-    model.to("meta").load_state_dict(build(MLP, seed=3).state_dict(), assign=True)
-    train(model, batch(MLP))
-    assert is_sparse(model, masks)
-    assert masks_of(model) == masks
-
-
-def test_a_dropped_model_is_freed_at_once():
-    gc.collect()
-    gc.disable()
-    try:
-        model, _ = masked()
-        step(model, OPTIMIZERS["sgd"](model.parameters()), batch(MLP))
-        weight = weakref.ref(model[0].weight)
-        del model
-        assert weight() is None
-    finally:
-        gc.enable()
-
-
-# torch.compile and torch.export
-
-
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, on importing its compiler
-def test_compiled_training_has_no_graph_break_and_stays_sparse(backend):
-    if backend == "inductor" and not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang")):
-        pytest.skip("inductor needs a C++ compiler")
-    model, masks = masked(ConvNet)
-    compiled = torch.compile(model, backend=backend, fullgraph=True)
-    optimizer = OPTIMIZERS["adamw"](model.parameters())
-    for turn in range(3):
-        step(compiled, optimizer, batch(ConvNet, seed=turn))
-        assert gradient_is_sparse(model, masks)
-        assert is_sparse(model, masks)
-    torch._dynamo.reset()
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_compiled_optimizer_step_stays_sparse():
-    model, masks = masked()
-    optimizer = OPTIMIZERS["adamw"](model.parameters())
-    compiled = torch.compile(lambda data: step(model, optimizer, data), backend="aot_eager")
-    for turn in range(3):
-        compiled(batch(MLP, seed=turn))
-        assert is_sparse(model, masks)
-    torch._dynamo.reset()
-
-
-def test_the_exported_graph_is_that_of_a_plain_model():
-    graphs = []
-    for model in (build(ConvNet).eval(), masked(ConvNet)[0].eval()):
-        program = torch.export.export(model, (batch(ConvNet)[0],))
-        graphs.append([(node.op, str(node.target)) for node in program.graph.nodes])
-    assert graphs[0] == graphs[1]
-
-
 # Asking, replacing, removing
 
 
@@ -423,6 +271,20 @@ def test_removing_leaves_a_plain_model_with_its_zeros(kind):
     assert b"prunus" not in pickle.dumps(model)
     train(model, batch(kind))
     assert not is_sparse(model, masks)
+
+
+def test_two_models_that_share_a_weight_share_its_mask():
+    one, other = build(MLP), build(MLP, seed=1)
+    other[0].weight = one[0].weight
+    apply(one, {"0.weight": torch.ones(8, 6)})
+    mask = torch.arange(48).reshape(8, 6) % 2 == 0
+    apply(other, {"0.weight": mask})
+    assert torch.equal(masks_of(one)["0.weight"], mask)
+    train(one, batch(MLP))
+    assert is_sparse(other, Masks({"0.weight": mask}))
+    release(one)
+    train(other, batch(MLP))
+    assert not is_sparse(other, Masks({"0.weight": mask}))
 
 
 def test_a_parameter_replaced_by_hand_is_reported():

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from prunus.core.apply import apply, masks_of
-from toy import ConvNet, batch, build, is_sparse, random_masks, two_ranks
+from toy import ConvNet, batch, build, gradient_is_sparse, is_sparse, random_masks, two_ranks
 
 
 def train_on_rank(rank, view, wrap_first):
@@ -34,11 +34,6 @@ def train_on_rank(rank, view, wrap_first):
         optimizer.step()
         clean.append(is_sparse(model, masks) and masks_of(model) == masks)
     return all(clean), {name: p.detach().clone() for name, p in model.named_parameters()}
-
-
-def gradient_is_sparse(model, masks):
-    named = dict(model.named_parameters())
-    return all(bool((named[n].grad[~m] == 0).all()) and bool(named[n].grad.any()) for n, m in masks.items())
 
 
 @pytest.mark.slow

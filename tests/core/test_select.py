@@ -212,7 +212,9 @@ def test_nan_is_an_error_that_names_the_parameter(dtype: torch.dtype, scope: str
 @pytest.mark.parametrize("scope", ["uniform", "uniform-first-last", "er", "erk", "lamp", "global"])
 def test_every_scope_stays_within_the_masks(scope: str) -> None:
     draws = torch.Generator().manual_seed(0)
-    scores = {f"{i}": torch.rand(s, generator=draws) for i, s in enumerate([(4, 3), (30, 20), (10, 3, 3, 3), (3, 9)])}
+    scores = {
+        f"{i}": torch.rand(s, generator=draws) for i, s in enumerate([(4, 3), (30, 20), (10, 3, 3, 3), (3, 9)])
+    }
     total = sum(t.numel() for t in scores.values())
     within = Masks({"0": scores["0"] > 2, "1": scores["1"] > 0.4, "2": scores["2"] > 0.1, "3": scores["3"] > 0})
     for density in (0.2, 0.5, within.density):
@@ -231,9 +233,9 @@ def test_a_scope_may_be_a_function() -> None:
     ("counts", "message"),
     [
         ({"a": 1}, "only one of scores and counts has 'b'"),
-        ({"a": 4, "b": -1}, "a keeps 4 weights"),
+        ({"a": 4, "b": -1}, "the count of a is 4"),
         ({"a": 1, "b": 1}, "add up to 2, not to 3"),
-        ({"a": 1.5, "b": 1.5}, "keeps 1.5 weights"),
+        ({"a": 1.5, "b": 1.5}, "the count of a is 1.5"),
     ],
 )
 def test_a_function_that_miscounts_is_refused(counts: dict, message: str) -> None:
@@ -249,12 +251,12 @@ def test_bad_input_gets_one_line() -> None:
         (lambda: select(scores, 0.5, None), "scope is None"),  # type: ignore[arg-type]
         (lambda: select(scores, 0.0), r"density is 0.0; allowed: a number in \(0, 1\]"),
         (lambda: select(scores, 1.5), "density is 1.5"),
-        (lambda: select(scores, 0.5, within=within), "density 0.5 keeps 10 weights; allowed: .* 0 to 6"),
-        (lambda: select(scores, 0.5, "uniform", within=within), "density 0.5 keeps 10 weights"),
-        (lambda: select_count(scores, 21), "keep keeps 21 weights; allowed: .* 0 to 20"),
-        (lambda: select_count(scores, -1), "keep keeps -1"),
-        (lambda: select_counts(scores, {"a": 11, "b": 1}), "the count of a keeps 11"),
-        (lambda: select_counts(scores, {"a": 1, "b": 4}, within), "the count of b keeps 4 .* 0 to 3"),
+        (lambda: select(scores, 0.5, within=within), "at density 0.5 is 10; allowed: .* 0 to 6"),
+        (lambda: select(scores, 0.5, "uniform", within=within), "at density 0.5 is 10"),
+        (lambda: select_count(scores, 21), "keep is 21; allowed: .* 0 to 20"),
+        (lambda: select_count(scores, -1), "keep is -1"),
+        (lambda: select_counts(scores, {"a": 11, "b": 1}), "the count of a is 11"),
+        (lambda: select_counts(scores, {"a": 1, "b": 4}, within), "the count of b is 4; .* 0 to 3"),
         (lambda: select_counts(scores, {"a": 1}), "only one of scores and counts has 'b'"),
         (lambda: select({"a": torch.ones(10)}, 0.1, within=within), "'b' is only in within"),
         (lambda: select({**scores, "c": torch.ones(1)}, 0.1, within=within), "'c' is only in the scores"),

@@ -30,12 +30,12 @@ def real():
 
 @pytest.fixture
 def png():
-    """Makes a cell of an image column from pixels: the bytes of a PNG file."""
+    """Makes a cell of an image column, the bytes of a PNG file, from an array or a Pillow image."""
 
-    def make(pixels, mode=None):
+    def make(pixels):
         file = BytesIO()
-        image = Pillow.fromarray(np.asarray(pixels))
-        image.convert(mode or image.mode).save(file, "PNG")
+        image = pixels if isinstance(pixels, Pillow.Image) else Pillow.fromarray(pixels)
+        image.save(file, "PNG")
         return {"bytes": file.getvalue(), "path": None}
 
     return make

@@ -104,7 +104,7 @@ def test_images_are_decoded_once(small, cache_folder, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["altered", "cut short", "emptied", "another file"])
-def test_a_damaged_cache_is_noticed_and_rebuilt(small, cache_folder, damage):
+def test_a_damaged_cache_is_noticed_and_rebuilt(small, cache_folder, monkeypatch, damage):
     folder, _, _ = small
     first = load(folder)
     (kept,) = cache_folder.iterdir()
@@ -114,7 +114,8 @@ def test_a_damaged_cache_is_noticed_and_rebuilt(small, cache_folder, damage):
         {"altered": altered, "cut short": good[:-7], "emptied": b"", "another file": b"x" * 99}[damage]
     )
     assert load(folder).digest == first.digest
-    assert kept.read_bytes() == good
+    monkeypatch.setattr(loading, "read_source", None)
+    assert load(folder).digest == first.digest
 
 
 def test_without_the_cache_nothing_is_kept_or_taken(small, cache_folder, monkeypatch):

@@ -114,9 +114,9 @@ def test_one_shot_is_one_round_at_the_rate_of_the_density():
     model = small()
     jiggle(model)
     trained = snapshot(model)
-    one_shot = list(prunus.imp(small(), jiggle, rounds=1, rate=0.7, output="same"))[-1].masks
-    assert one_shot == prunus.prune(model, prunus.Magnitude(), density=0.3, scope="uniform")
-    assert one_shot.kept == sum(w.numel() - round(0.7 * w.numel()) for n, w in trained.items() if "weight" in n)
+    one_shot = list(prunus.imp(small(), jiggle, rounds=1, rate=0.75, output="same"))[-1].masks
+    assert one_shot == prunus.prune(model, prunus.Magnitude(), density=0.25, scope="uniform")
+    assert one_shot.kept == sum(w.numel() - round(0.75 * w.numel()) for n, w in trained.items() if "weight" in n)
 
 
 def test_late_rewinding_starts_each_round_from_iteration_k():

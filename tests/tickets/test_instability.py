@@ -16,7 +16,7 @@ def net():
 
 def first_weight(model):
     """An 'error' whose values along the line are known: it is the (0, 0) entry, squared."""
-    return float(model[0].weight[0, 0]) ** 2
+    return float(model[0].weight[0, 0].detach()) ** 2
 
 
 def between(a, b):
@@ -76,7 +76,7 @@ def test_instability_trains_two_copies_within_the_mask():
     def error(model):
         weights = {n: p for n, p in model.named_parameters() if n in ticket.masks}
         densities.append(all(not w[~ticket.masks[n]].any() for n, w in weights.items()))
-        return float(model[0].weight.abs().sum())
+        return float(model[0].weight.detach().abs().sum())
 
     outer = Masks.random(model, 0.9, generator=generator(1, "masks"))
     prunus.apply(model, outer)

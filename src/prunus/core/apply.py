@@ -89,7 +89,11 @@ def masks_of(model: nn.Module) -> Masks:
 
 
 def release(model: nn.Module) -> None:
-    """Take all masks away from `model`; its weights stay as they are. Without masks, this does nothing."""
+    """Take all masks away from `model`; its weights stay as they are. Without masks, this does nothing.
+
+    This also serves a copy, which no `Handle` knows. A weight that another model shares is let go there
+    too.
+    """
     for module in model.modules():
         for attribute in list(_held(module)):
             _let_go(module, attribute)
@@ -154,7 +158,7 @@ class _Keep:
         """Zero the masked weights of `parameter` (call it under `no_grad`)."""
         if parameter.is_meta:  # no weights yet; the mask must not become a meta tensor with it
             return
-        if parameter.stride() != self._stride:  # such as after to(memory_format=torch.channels_last)
+        if parameter.stride() != self._stride:  # for speed: such as after to(memory_format=torch.channels_last)
             self.lay_out(self.mask, parameter)
         bits = self._bits_for(parameter)
         parameter.view(bits.dtype).bitwise_and_(bits)

@@ -23,10 +23,10 @@ from prunus.core.seeds import generator
 #: So many entries are gathered and partitioned at once: where that becomes as cheap as the passes of a bracket.
 FEW = 2**20
 #: Entries drawn for the pivots: the bracket is then about one part in a hundred wide.
-DRAWN = 2**16
+DRAWN = 2**15
 
-#: Entries widened at once, where a type has to be widened to be compared.
-PIECE = 2**16
+#: Entries compared at once on the CPU: what is made of them is then still in the cache when it is counted.
+PIECE = 2**18
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -45,47 +45,60 @@ def largest(tensors: Sequence[Tensor], keep: int, among: Sequence[Tensor] | None
         among: for each tensor a bool tensor of its shape that is True at the candidates. Default: all.
     """
     dtype = _widest({tensor.dtype for tensor in tensors})
+    kept = [torch.zeros(tensor.shape, dtype=torch.bool, device=tensor.device) for tensor in tensors]
     masks = [None] * len(tensors) if among is None else among
-    parts = [_Part(tensor, mask, dtype) for tensor, mask in zip(tensors, masks, strict=True)]
+    parts = [part for row in zip(tensors, masks, kept, strict=True) for part in _parts(*row, dtype)]
     size = sum(part.size for part in parts)
     if not 0 <= keep <= size:
         raise ValueError(f"keep is {keep} of {size}")
-    if keep == 0:
-        return [torch.zeros(t.shape, dtype=torch.bool, device=t.device) for t in tensors]
-    cut = _cut(parts, keep, size)
-    return [kept.reshape(t.shape) for kept, t in zip(_keep(parts, cut), tensors, strict=True)]
+    if keep:
+        _keep(parts, _cut(parts, keep, size))
+    return kept
+
+
+def _parts(tensor: Tensor, mask: Tensor | None, kept: Tensor, dtype: torch.dtype) -> Iterator["_Part"]:
+    """A tensor as parts that stay in the cache while they are compared and counted, where that helps."""
+    if tensor.device.type != "cpu" or not tensor.is_contiguous():
+        yield _Part(torch.atleast_1d(tensor), mask if mask is None else torch.atleast_1d(mask), kept, dtype)
+        return
+    pieces = tensor.view(-1).split(PIECE)
+    masks = [None] * len(pieces) if mask is None else mask.reshape(-1).split(PIECE)
+    for values, among, to in zip(pieces, masks, kept.view(-1).split(PIECE), strict=True):
+        yield _Part(values, among, to, dtype)
 
 
 class _Part:
-    """One tensor and which of its entries are candidates, compared in a type that may be wider than its own."""
+    """Entries of one tensor, which of them are candidates, where to put the result, and the type to compare in."""
 
-    def __init__(self, tensor: Tensor, among: Tensor | None, dtype: torch.dtype) -> None:
-        self.values = torch.atleast_1d(tensor.detach())
-        self.candidates = None if among is None else torch.atleast_1d(among)
-        self.among = None if self.candidates is None else _native(self.candidates)
-        self.size = self.values.numel() if self.among is None else _count(self.among)
+    def __init__(self, values: Tensor, candidates: Tensor | None, kept: Tensor, dtype: torch.dtype) -> None:
+        self.values = values.detach()
+        self.candidates = candidates
+        self.kept = _native(kept)
         self.dtype = dtype
-        self.as_it_is = _native(self.values) if self.values.dtype == dtype else None
+        self.as_it_is = _native(self.values) if values.dtype == dtype else None
+        self.among = None if candidates is None else _native(candidates)
+        self.size = values.numel() if self.among is None else _count(self.among)
 
     def where(self, test: Callable[[Any], Any]) -> Any:
         """A bool array: which entries are candidates and pass the test."""
-        passed = self._widened(test) if self.as_it_is is None else test(self.as_it_is)
+        passed = test(_native(self.values.to(self.dtype)) if self.as_it_is is None else self.as_it_is)
         return passed if self.among is None else passed & self.among
 
-    def take(self, positions: Tensor) -> np.ndarray:
+    def take(self, positions: Any) -> np.ndarray:
         """The candidates at row-major positions, on the host."""
-        values = self.values.take(positions)
-        if self.candidates is not None:
-            values = values[self.candidates.take(positions)]
-        return values.to(self.dtype).cpu().numpy()
+        source, among = (self.values, self.candidates) if self.as_it_is is None else (self.as_it_is, self.among)
+        if isinstance(source, Tensor):
+            positions = torch.as_tensor(positions, device=source.device)
+        taken = source.take(positions)
+        if among is not None:
+            taken = taken[among.take(positions)]
+        return taken.to(self.dtype).cpu().numpy() if isinstance(taken, Tensor) else taken
 
-    def _widened(self, test: Callable[[Any], Any]) -> Any:
-        if self.values.device.type != "cpu":
-            return test(self.values.to(self.dtype))
-        # piece by piece in the cache: the memory for a wide copy of the whole would cost five times the comparison
-        pieces = self.values.reshape(-1).split(PIECE)
-        passed = np.concatenate([test(piece.to(self.dtype).numpy()) for piece in pieces])
-        return passed.reshape(self.values.shape)
+    def inside(self, lo: float | None, hi: float | None) -> np.ndarray:
+        """The candidates between lo and hi, on the host."""
+        if lo is None and hi is None and self.among is None:
+            return self.values.reshape(-1).to(self.dtype).cpu().numpy()
+        return self.take(_positions(self.where(lambda x: _inside(x, lo, hi))))
 
 
 @dataclass(frozen=True)
@@ -118,7 +131,7 @@ def _cut(parts: list[_Part], keep: int, size: int) -> _Cut:
                 return _Cut(pivot, upto - over, keep - over)
             else:
                 hi, size, above = pivot, size + above - upto, upto
-    rest = np.concatenate([_gather(part, lo, hi) for part in parts])
+    rest = np.concatenate([part.inside(lo, hi) for part in parts])
     rank = size - (keep - above)
     rest.partition(rank)
     value = rest[rank].item()
@@ -126,18 +139,17 @@ def _cut(parts: list[_Part], keep: int, size: int) -> _Cut:
     return _Cut(value, _count(rest == value), keep - over)
 
 
-def _keep(parts: list[_Part], cut: _Cut) -> Iterator[Tensor]:
-    if cut.ties == cut.wanted:
-        yield from (torch.as_tensor(part.where(lambda x: x >= cut.value)) for part in parts)
-        return
+def _keep(parts: list[_Part], cut: _Cut) -> None:
     wanted = cut.wanted
     for part in parts:
-        mask = torch.as_tensor(part.where(lambda x: x > cut.value)).contiguous()
+        if cut.wanted == cut.ties:
+            part.kept[...] = part.where(lambda x: x >= cut.value)
+            continue
+        part.kept[...] = part.where(lambda x: x > cut.value)
         if wanted:
             first = _positions(part.where(lambda x: x == cut.value))[:wanted]
-            mask.view(-1)[first] = True
+            part.kept.reshape(-1)[first] = True  # a view: `kept` is contiguous
             wanted -= len(first)
-        yield mask
 
 
 def _pivots(sample: np.ndarray, fraction: float) -> Iterator[tuple[float, bool]]:
@@ -156,16 +168,12 @@ def _sample(parts: list[_Part], lo: float | None, hi: float | None, draws: torch
     drawn = np.sort(torch.randint(int(ends[-1]), (DRAWN,), generator=draws).numpy())
     shares = np.split(drawn, np.searchsorted(drawn, ends[:-1]))
     found = [
-        part.take(torch.from_numpy(share - (end - part.values.numel())).to(part.values.device))
+        part.take(share - (end - part.values.numel()))
         for part, share, end in zip(parts, shares, ends, strict=True)
         if len(share)
     ]
     values = np.concatenate(found)
     return np.sort(values[_inside(values, lo, hi)])
-
-
-def _gather(part: _Part, lo: float | None, hi: float | None) -> np.ndarray:
-    return part.take(_positions(part.where(lambda x: _inside(x, lo, hi))))
 
 
 def _inside(x: Any, lo: float | None, hi: float | None) -> Any:
@@ -182,11 +190,9 @@ def _count(passed: Any) -> int:
     return int(np.count_nonzero(passed) if isinstance(passed, np.ndarray) else passed.count_nonzero())
 
 
-def _positions(passed: Any) -> Tensor:
+def _positions(passed: Any) -> Any:
     """The row-major positions of what passed, ascending."""
-    if isinstance(passed, np.ndarray):
-        return torch.from_numpy(np.flatnonzero(passed))
-    return passed.reshape(-1).nonzero().squeeze(1)
+    return np.flatnonzero(passed) if isinstance(passed, np.ndarray) else passed.reshape(-1).nonzero().squeeze(1)
 
 
 def _native(x: Tensor) -> Any:

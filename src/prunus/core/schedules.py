@@ -24,7 +24,7 @@ def one_shot(progress: float, final: float, initial: float = 1.0) -> float:
     Raises:
         Invalid: if one of them is outside its range.
     """
-    return _between(1.0 if progress else 0.0, progress, final, initial)
+    return _straight(lambda t: 1.0 if t else 0.0, progress, final, initial)
 
 
 def linear(progress: float, final: float, initial: float = 1.0) -> float:
@@ -32,7 +32,7 @@ def linear(progress: float, final: float, initial: float = 1.0) -> float:
 
     Arguments as for `one_shot`.
     """
-    return _between(progress, progress, final, initial)
+    return _straight(lambda t: t, progress, final, initial)
 
 
 def exponential(progress: float, final: float, initial: float = 1.0) -> float:
@@ -42,11 +42,8 @@ def exponential(progress: float, final: float, initial: float = 1.0) -> float:
     and the schedule of SynFlow (Tanaka et al., "Pruning neural networks without any data by iteratively conserving
     synaptic flow", 2020, NeurIPS). Arguments as for `one_shot`.
     """
-    start, end = _ends(progress, final, initial)
-    if progress in (0, 1):
-        return end if progress else start
-    density = start * (end / start) ** progress
-    return min(max(density, min(start, end)), max(start, end))  # a rounding must not step past an end
+    start, end = _checked(progress, final, initial)
+    return _between(start * (end / start) ** progress, progress, start, end)
 
 
 def cubic(progress: float, final: float, initial: float = 1.0) -> float:
@@ -55,7 +52,7 @@ def cubic(progress: float, final: float, initial: float = 1.0) -> float:
     Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model compression", 2017,
     arXiv. Arguments as for `one_shot`.
     """
-    return _between(1 - (1 - progress) ** 3, progress, final, initial)
+    return _straight(lambda t: 1 - (1 - t) ** 3, progress, final, initial)
 
 
 def cosine(progress: float, final: float, initial: float = 1.0) -> float:
@@ -65,7 +62,7 @@ def cosine(progress: float, final: float, initial: float = 1.0) -> float:
     used for the fraction dropped by Dettmers and Zettlemoyer, "Sparse networks from scratch", 2019, arXiv.
     Arguments as for `one_shot`.
     """
-    return _between((1 - cos(pi * progress)) / 2, progress, final, initial)
+    return _straight(lambda t: (1 - cos(pi * t)) / 2, progress, final, initial)
 
 
 #: The schedules by name.
@@ -76,12 +73,21 @@ SCHEDULES: Table[Schedule] = Table(
 )
 
 
-def _between(travelled: float, progress: float, final: float, initial: float) -> float:
-    start, end = _ends(progress, final, initial)
-    return end if progress == 1 else start + (end - start) * travelled
+def _straight(way: Callable[[float], float], progress: float, final: float, initial: float) -> float:
+    """The density after the fraction way(progress) of the distance from `initial` to `final`."""
+    start, end = _checked(progress, final, initial)
+    travelled = way(progress)
+    return _between(start + (end - start) * travelled if travelled < 1 else end, progress, start, end)
 
 
-def _ends(progress: float, final: float, initial: float) -> tuple[float, float]:
+def _between(density: float, progress: float, start: float, end: float) -> float:
+    # the ends are exact, and a rounding does not step past them
+    if progress in (0, 1):
+        return end if progress else start
+    return min(max(density, min(start, end)), max(start, end))
+
+
+def _checked(progress: float, final: float, initial: float) -> tuple[float, float]:
     if isinstance(progress, bool) or not isinstance(progress, int | float) or not 0 <= progress <= 1:
         raise Invalid(f"progress is {progress!r}; allowed: a number in [0, 1]")
     return check_density(initial, "initial"), check_density(final, "final")

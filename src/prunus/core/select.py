@@ -37,7 +37,7 @@ def select(
     allocate = scope if callable(scope) else ALLOCATIONS.look_up(scope)
     within = _checked(scores, within)
     room = _room(scores, within)
-    _check_count(f"density {density}", keep, sum(room.values()))
+    _check_count(f"the number kept at density {density}", keep, sum(room.values()))
     if allocate is global_:
         return _select_jointly(scores, keep, within)
     counts = _allotted(allocate, scores if within is None else _candidates(scores, within), keep)
@@ -97,7 +97,7 @@ def _allotted(allocate: Allocation, scores: Mapping[str, Tensor], keep: int) -> 
     for name in sorted(scores.keys() ^ counts.keys()):
         raise Invalid(f"{scope}: only one of scores and counts has {name!r}")
     for name, tensor in scores.items():
-        _check_count(f"{scope}: {name}", counts[name], tensor.numel())
+        _check_count(f"{scope}: the count of {name}", counts[name], tensor.numel())
     if sum(counts.values()) != keep:
         raise Invalid(f"{scope}: its counts add up to {sum(counts.values())}, not to {keep}")
     return {name: counts[name] for name in scores}
@@ -141,4 +141,4 @@ def _checked(scores: Mapping[str, Tensor], within: Masks | None) -> Masks | None
 
 def _check_count(what: str, count: int, room: int) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= room:
-        raise Invalid(f"{what} keeps {count} weights; allowed: a whole number from 0 to {room}, the candidates")
+        raise Invalid(f"{what} is {count}; allowed: a whole number from 0 to {room}, the number of candidates")

@@ -14,8 +14,14 @@ from pydantic import BaseModel, ValidationError
 from prunus.core.errors import Invalid, nearest
 from prunus.studies.config import LotteryTicket, Setting
 
-#: The studies by name. A study's presets are the YAML files under `presets/<name>/`; the first is the default.
-STUDIES: Mapping[str, tuple[str, ...]] = {"lottery-ticket": ("quick", "paper", "paper-conv")}
+#: The studies by name, with their presets: the YAML files under `presets/<name>/`. The first preset is the default.
+STUDIES: Mapping[str, Mapping[str, str]] = {
+    "lottery-ticket": {
+        "quick": "LeNet-300-100 on digits, in a minute",
+        "paper": "LeNet-300-100 on MNIST, as published",
+        "paper-conv": "Conv-2, Conv-4 and Conv-6 on CIFAR-10, as published",
+    }
+}
 
 Raw = dict[str, Any]
 
@@ -34,7 +40,7 @@ def resolve(study: str, overrides: Iterable[tuple[str, Any]] = ()) -> LotteryTic
     kind = raw.setdefault("study", "lottery-ticket")
     if kind not in STUDIES:
         raise Invalid(f"{source}: study is {kind!r}; {nearest(str(kind), STUDIES)}")
-    preset = raw.setdefault("preset", STUDIES[kind][0])
+    preset = raw.setdefault("preset", next(iter(STUDIES[kind])))
     if preset not in STUDIES[kind]:
         raise Invalid(f"{source}: preset is {preset!r}; {nearest(str(preset), STUDIES[kind])}")
     return _checked(_merged(_preset(kind, preset), raw), assignments, source)

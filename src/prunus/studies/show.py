@@ -7,6 +7,7 @@ from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -23,11 +24,13 @@ from prunus.tickets import Ticket
 
 #: What can be listed.
 CATALOGUE: Mapping[str, Mapping[str, Any]] = {
-    "studies": {f"{study} (preset {preset})": None for study, presets in STUDIES.items() for preset in presets},
+    "studies": {
+        f"{study} (preset {preset})": about for study, presets in STUDIES.items() for preset, about in presets.items()
+    },
     "models": MODELS,
     "data": DATASETS,
     "criteria": CRITERIA,
-    "scopes": {"global": None, **ALLOCATIONS},
+    "scopes": {"global": "The largest scores of all layers together.", **ALLOCATIONS},
     "schedules": SCHEDULES,
 }
 
@@ -64,9 +67,9 @@ def print_results(results: Results) -> None:
     """Print the mean over trials, and the range, for each network, arm and density."""
     print(f"{results.title or results.study}: {len(results.cells)} of {results.planned} cells")
     for network in networks(results):
-        table = RichTable("arm", "weights remaining", "trials", title=network)
-        for metric in METRICS:
-            table.add_column(f"{metric.title}{f' ({metric.unit})' if metric.unit else ''}", justify="right")
+        table = RichTable("arm", "weights", "trials", title=network)
+        for heading in ("early stop, iteration", "test at early stop, %", "test at the end, %"):
+            table.add_column(heading, justify="right")
         by_metric = [curves(results, network, metric) for metric in METRICS]
         for same_arm in zip(*by_metric, strict=True):
             for points in zip(*(curve.points for curve in same_arm), strict=True):
@@ -85,10 +88,9 @@ def print_ticket(path: Path) -> None:
     size = path.stat().st_size
     weights = sum(tensor.numel() for tensor in ticket.weights.values())
     console.print(f"round {ticket.round}, {len(ticket.weights)} tensors with {weights:,} values, {size:,} bytes")
-    for key, value in ticket.provenance.items():
-        console.print(f"{key}: {value}", highlight=False)
+    print(yaml.safe_dump(dict(ticket.provenance), sort_keys=False, allow_unicode=True), end="")
 
 
 def _first_line(row: Any) -> str:
-    about = getattr(row, "note", None) or (getdoc(row) if callable(row) else None) or ""
-    return about.splitlines()[0] if about else ""
+    about = row if isinstance(row, str) else getattr(row, "note", None) or getdoc(row) or ""
+    return about.split("\n\n")[0].replace("\n", " ")

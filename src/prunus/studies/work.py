@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -56,7 +55,11 @@ def work(cell: Cell, data: DataSet, store: Store, device: str, watch: Watch, che
         watch=watch,
         checkpointing=Checkpointing(store.partial(cell.key), checkpoint_every),
     )
-    about = {"seconds": round(time.monotonic() - began, 3), "environment": environment(device)}
+    about = {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.monotonic() - began, 3),
+        "environment": environment(device),
+    }
     if cell.arm in ("start", "ticket"):
         store.add(cell, ticket, history, about, snapshot(model))
     else:
@@ -121,6 +124,4 @@ def environment(device: str) -> Mapping[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count() or 0,
-        "command": " ".join(["prunus", *sys.argv[1:]]),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
