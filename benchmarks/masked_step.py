@@ -74,9 +74,7 @@ def conv() -> tuple[nn.Module, Tensor]:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8192, 10)), torch.rand(16, 3, 32, 32)
 
 
-def stepper(
-    build: Callable[[], tuple[nn.Module, Tensor]], way: Way, optimizer_type: Callable
-) -> Callable[[], object]:
+def stepper(build: Callable[[], tuple[nn.Module, Tensor]], way: Way, optimizer_type: Callable) -> Callable[[], object]:
     torch.manual_seed(0)
     model, x = build()
     way(model, random_masks(model))
@@ -136,9 +134,7 @@ def main() -> None:
     add_rows(alone, "300 × 784", measure(operations(), rounds=21, repeats=50))
     sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=1e-4)
     adam = partial(torch.optim.Adam, lr=1e-3)
-    table = Table(
-        "network", "way", "ms a step", "over dense", title=f"training step, density {DENSITY}, one thread"
-    )
+    table = Table("network", "way", "ms a step", "over dense", title=f"training step, density {DENSITY}, one thread")
     for title, build, optimizer, rounds, repeats in [
         ("LeNet-300-100, batch 60, SGD", lenet, sgd, 41, 10),
         ("LeNet-300-100, batch 60, Adam, fused", lenet, partial(adam, fused=True), 41, 10),

@@ -31,13 +31,17 @@ Out = Annotated[Path, typer.Option("--out", help="Folder of the results.")]
 def run(
     study: Annotated[str, typer.Argument(help="A built-in study (see `prunus list`) or a YAML file.")],
     out: Out = Path("results"),
-    sets: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the study.")] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the study.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Built-in data, a Hugging Face folder or a hub id.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")] = None,
     threads: Annotated[int | None, typer.Option(help="PyTorch's threads.")] = None,
     seed: Annotated[int | None, typer.Option(help="What all random numbers are derived from.")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but errors.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the cells, and the time they would take.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list the cells, and the time they would take.")
+    ] = False,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints of a cell.", min=0)] = 60.0,
 ) -> None:
     """Run a study, or go on with it: finished cells are kept, only what is missing is computed."""

@@ -212,9 +212,7 @@ def test_nan_is_an_error_that_names_the_parameter(dtype: torch.dtype, scope: str
 @pytest.mark.parametrize("scope", ["uniform", "uniform-first-last", "er", "erk", "lamp", "global"])
 def test_every_scope_stays_within_the_masks(scope: str) -> None:
     draws = torch.Generator().manual_seed(0)
-    scores = {
-        f"{i}": torch.rand(s, generator=draws) for i, s in enumerate([(4, 3), (30, 20), (10, 3, 3, 3), (3, 9)])
-    }
+    scores = {f"{i}": torch.rand(s, generator=draws) for i, s in enumerate([(4, 3), (30, 20), (10, 3, 3, 3), (3, 9)])}
     total = sum(t.numel() for t in scores.values())
     within = Masks({"0": scores["0"] > 2, "1": scores["1"] > 0.4, "2": scores["2"] > 0.1, "3": scores["3"] > 0})
     for density in (0.2, 0.5, within.density):

@@ -27,9 +27,7 @@ def augmented_one_by_one(images, draws, pad, flip):
     return torch.stack(out)
 
 
-@given(
-    st.integers(1, 9), st.integers(1, 3), st.integers(1, 7), st.integers(1, 7), st.integers(0, 5), st.booleans()
-)
+@given(st.integers(1, 9), st.integers(1, 3), st.integers(1, 7), st.integers(1, 7), st.integers(0, 5), st.booleans())
 def test_augment_equals_the_reference_image_by_image(count, channels, height, width, pad, flip):
     images = some_images(count, channels, height, width)
     result = augment(images, generator(1), pad, flip)

@@ -73,9 +73,7 @@ def test_a_known_name_is_its_hub_id(small, monkeypatch):
     folder, _, _ = small
     asked = []
     read = loading.read_source
-    monkeypatch.setattr(
-        loading, "read_source", lambda source, *_: asked.append(source) or read(folder, None, None)
-    )
+    monkeypatch.setattr(loading, "read_source", lambda source, *_: asked.append(source) or read(folder, None, None))
     assert load("mnist").digest == load("ylecun/mnist").digest
     assert asked == ["ylecun/mnist"]  # the second time it was kept
     assert all(row.note for row in DATASETS.values())
@@ -110,9 +108,7 @@ def test_a_damaged_cache_is_noticed_and_rebuilt(small, cache_folder, monkeypatch
     (kept,) = cache_folder.iterdir()
     good = kept.read_bytes()
     altered = good[:-1] + bytes([good[-1] ^ 1])
-    kept.write_bytes(
-        {"altered": altered, "cut short": good[:-7], "emptied": b"", "another file": b"x" * 99}[damage]
-    )
+    kept.write_bytes({"altered": altered, "cut short": good[:-7], "emptied": b"", "another file": b"x" * 99}[damage])
     assert load(folder).digest == first.digest
     monkeypatch.setattr(loading, "read_source", None)
     assert load(folder).digest == first.digest

@@ -99,9 +99,7 @@ def test_several_columns_are_chosen_by_name(make_folder, cells, random_pixels, p
 def test_data_without_images_is_refused_with_its_columns(make_folder):
     columns = {"sentence": ["a", "b"], "label": [0, 1]}
     folder = make_folder({"train": columns, "test": columns}, name="texts")
-    with pytest.raises(
-        Invalid, match=r"texts' holds no images; its columns are sentence \(string\), label \(int64\)"
-    ):
+    with pytest.raises(Invalid, match=r"texts' holds no images; its columns are sentence \(string\), label \(int64\)"):
         load(folder)
 
 
@@ -170,8 +168,7 @@ def test_folders_of_image_files_by_class(tmp_path, random_pixels):
     data = load(tmp_path / "pictures")
     assert data.classes == ("ant", "cat")
     found = {
-        bytes(image.numpy()): label
-        for image, label in zip(data.test.images, data.test.labels.tolist(), strict=True)
+        bytes(image.numpy()): label for image, label in zip(data.test.images, data.test.labels.tolist(), strict=True)
     }
     assert found == {pixels[i].tobytes(): i % 2 for i in range(4, 8)}
 
@@ -201,7 +198,5 @@ def test_real_cifar10(real):
 
 
 def test_real_text_has_no_images(real):
-    with pytest.raises(
-        Invalid, match=r"sst2' holds no images; its columns are idx \(int32\), sentence \(string\)"
-    ):
+    with pytest.raises(Invalid, match=r"sst2' holds no images; its columns are idx \(int32\), sentence \(string\)"):
         load(real("sst2"))

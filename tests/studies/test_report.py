@@ -198,9 +198,7 @@ def test_the_reading_claims_no_winner_where_there_is_none():
 
 
 def test_the_reading_says_ahead_in_each_trial_only_if_so():
-    ahead = [
-        cell(arm, 1, t, at_end=e) for t in range(3) for arm, e in (("ticket", 0.97), ("shuffle", 0.96 + t / 500))
-    ]
+    ahead = [cell(arm, 1, t, at_end=e) for t in range(3) for arm, e in (("ticket", 0.97), ("shuffle", 0.96 + t / 500))]
     assert "ahead in each of the 3 trials" in reading(study(*ahead))[0]
     once_behind = [*ahead[:-1], replace(ahead[-1], final=replace(ahead[-1].final, test_accuracy=0.98))]
     assert "ahead" not in reading(study(*once_behind))[0]
@@ -297,9 +295,7 @@ def test_results_that_are_not_finished_say_so():
 
 def without_test(made):
     return tuple(
-        replace(
-            c, early_stop=replace(c.early_stop, test_accuracy=None), final=replace(c.final, test_accuracy=None)
-        )
+        replace(c, early_stop=replace(c.early_stop, test_accuracy=None), final=replace(c.final, test_accuracy=None))
         for c in made.cells
     )
 

@@ -104,10 +104,9 @@ def test_rescaling_a_layer_changes_global_masks_and_not_layerwise_ones():
 
 
 def test_rate_zero_repeats_the_dense_training_bit_for_bit():
-    model, ends = small(norm=True), []
-    for _ in prunus.imp(model, jiggle, rounds=1, rate=0.0):
-        ends.append(snapshot(model))
-    assert equal(*ends)
+    model = small(norm=True)
+    first, second = (snapshot(model) for _ in prunus.imp(model, jiggle, rounds=1, rate=0.0))
+    assert equal(first, second)
 
 
 def test_one_shot_is_one_round_at_the_rate_of_the_density():

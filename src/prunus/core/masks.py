@@ -55,10 +55,17 @@ class Masks(Mapping[str, Tensor]):
         self._kept: dict[str, int] | None = None
 
     @classmethod
+    def _made(cls, tensors: dict[str, Tensor]) -> Self:
+        """Masks of bool tensors that nobody else holds, without the copy."""
+        masks = cls.__new__(cls)
+        masks._tensors, masks._kept = tensors, None
+        return masks
+
+    @classmethod
     def full(cls, model: nn.Module, include: Globs | None = None, exclude: Globs | None = None) -> Self:
         """Masks that keep every prunable weight of `model` (see `prunable`)."""
         weights = prunable(model, include, exclude)
-        return cls({n: torch.ones(p.shape, dtype=torch.bool, device=p.device) for n, p in weights.items()})
+        return cls._made({n: torch.ones(p.shape, dtype=torch.bool, device=p.device) for n, p in weights.items()})
 
     @classmethod
     def random(
@@ -154,7 +161,7 @@ class Masks(Mapping[str, Tensor]):
             order = torch.randperm(mask.numel(), generator=generator).to(mask.device)
             return mask.reshape(-1)[order].reshape(mask.shape)
 
-        return Masks({name: shuffle(mask) for name, mask in self._tensors.items()})
+        return Masks._made({name: shuffle(mask) for name, mask in self._tensors.items()})
 
     def to(self, device: torch.device | str) -> "Masks":
         """The same masks on `device`."""
@@ -167,7 +174,7 @@ class Masks(Mapping[str, Tensor]):
         return self._combined(other, torch.logical_or)
 
     def __invert__(self) -> "Masks":
-        return Masks({name: ~mask for name, mask in self._tensors.items()})
+        return Masks._made({name: ~mask for name, mask in self._tensors.items()})
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Masks):
@@ -178,15 +185,12 @@ class Masks(Mapping[str, Tensor]):
         )
 
     def __repr__(self) -> str:
-        return (
-            f"Masks({len(self)} parameters, {self.kept:,} of {self.total:,} weights, {self.density:.4g} density)"
-        )
+        return f"Masks({len(self)} parameters, {self.kept:,} of {self.total:,} weights, {self.density:.4g} density)"
 
     def packed(self) -> dict[str, Tensor]:
         """Each mask as uint8 on the CPU, eight weights a byte in row-major order, the first in the highest bit."""
         return {
-            name: torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1)))
-            for name, mask in self._tensors.items()
+            name: torch.from_numpy(np.packbits(mask.cpu().numpy().reshape(-1))) for name, mask in self._tensors.items()
         }
 
     @classmethod
@@ -196,7 +200,7 @@ class Masks(Mapping[str, Tensor]):
         Raises:
             Invalid: if a tensor has not exactly the bytes of its shape, or bits are set past its end.
         """
-        return cls({name: _unpack(name, packed[name], shape) for name, shape in shapes.items()})
+        return cls._made({name: _unpack(name, packed[name], shape) for name, shape in shapes.items()})
 
     def _combined(self, other: "Masks", operation: Any) -> "Masks":
         if not isinstance(other, Masks):
@@ -205,10 +209,8 @@ class Masks(Mapping[str, Tensor]):
             raise Invalid(f"the two masks are of different models: only one has {sorted(missing)[0]!r}")
         for name, mask in self._tensors.items():
             if mask.shape != other[name].shape:
-                raise Invalid(
-                    f"{name} is {tuple(mask.shape)} in one mask and {tuple(other[name].shape)} in the other"
-                )
-        return Masks({name: operation(mask, other[name].to(mask.device)) for name, mask in self.items()})
+                raise Invalid(f"{name} is {tuple(mask.shape)} in one mask and {tuple(other[name].shape)} in the other")
+        return Masks._made({name: operation(mask, other[name].to(mask.device)) for name, mask in self.items()})
 
 
 def _as_bool(name: str, tensor: Tensor) -> Tensor:

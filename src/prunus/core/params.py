@@ -19,9 +19,7 @@ WEIGHTS: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
 )
 
 
-def prunable(
-    model: nn.Module, include: Globs | None = None, exclude: Globs | None = None
-) -> dict[str, nn.Parameter]:
+def prunable(model: nn.Module, include: Globs | None = None, exclude: Globs | None = None) -> dict[str, nn.Parameter]:
     """The prunable parameters of `model` by state_dict name, in the model's own order.
 
     By default these are the weights of linear, convolution and transposed-convolution layers, of Hugging Face's

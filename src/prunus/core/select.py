@@ -81,13 +81,13 @@ def select_counts(scores: Mapping[str, Tensor], counts: Mapping[str, int], withi
 
 def _select_jointly(scores: Mapping[str, Tensor], keep: int, within: Masks | None) -> Masks:
     chosen = largest(list(scores.values()), keep, None if within is None else _aligned(scores, within))
-    return Masks(dict(zip(scores, chosen, strict=True)))
+    return Masks._made(dict(zip(scores, chosen, strict=True)))
 
 
 def _select_apart(scores: Mapping[str, Tensor], counts: Mapping[str, int], within: Masks | None) -> Masks:
     among = [None] * len(scores) if within is None else [[mask] for mask in _aligned(scores, within)]
     rows = zip(scores.items(), among, strict=True)
-    return Masks({name: largest([tensor], counts[name], mask)[0] for (name, tensor), mask in rows})
+    return Masks._made({name: largest([tensor], counts[name], mask)[0] for (name, tensor), mask in rows})
 
 
 def _allotted(allocate: Allocation, scores: Mapping[str, Tensor], keep: int) -> dict[str, int]:

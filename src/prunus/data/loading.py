@@ -32,9 +32,7 @@ DATASETS: Table[BuiltIn] = Table(
     {
         "digits": BuiltIn("1,797 grey 8×8 digits, embedded (scikit-learn)", read_digits),
         "mnist": BuiltIn("70,000 grey 28×28 digits (hub: ylecun/mnist)", "ylecun/mnist"),
-        "cifar10": BuiltIn(
-            "60,000 colour 32×32 photographs in 10 classes (hub: uoft-cs/cifar10)", "uoft-cs/cifar10"
-        ),
+        "cifar10": BuiltIn("60,000 colour 32×32 photographs in 10 classes (hub: uoft-cs/cifar10)", "uoft-cs/cifar10"),
     },
     "prunus.datasets",
 )

@@ -95,9 +95,7 @@ def _label_column(features: Any, chosen: str | None, source: str | Path) -> str:
     if found or whole:
         choices = ", ".join(found or whole)
         raise Invalid(f"data {str(source)!r} has no column called label; label is one of {choices}")
-    raise Invalid(
-        f"data {str(source)!r} has no class labels or whole numbers; its columns are {_columns(features)}"
-    )
+    raise Invalid(f"data {str(source)!r} has no class labels or whole numbers; its columns are {_columns(features)}")
 
 
 def _check_column(option: str, chosen: str, allowed: list[str], features: Any, source: str | Path) -> str:
@@ -149,9 +147,7 @@ def _labels(splits: list[Any], column: str, source: str | Path) -> tuple[tuple[s
     for name, labels in zip(_SPLITS, values, strict=True):
         for position, value in enumerate(labels):
             if not 0 <= value < len(names):  # -1 stands for a label that is kept secret
-                raise Invalid(
-                    f"example {position} in {name} of {str(source)!r} has the {column} {value}, no class"
-                )
+                raise Invalid(f"example {position} in {name} of {str(source)!r} has the {column} {value}, no class")
     return tuple(names), [torch.tensor(labels) for labels in values]
 
 

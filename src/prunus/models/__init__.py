@@ -33,9 +33,7 @@ MODELS: Table[Architecture] = Table(
 )
 
 
-def build(
-    name: str, input_shape: Shape, classes: int, *, width: float = 1.0, generator: torch.Generator
-) -> nn.Module:
+def build(name: str, input_shape: Shape, classes: int, *, width: float = 1.0, generator: torch.Generator) -> nn.Module:
     """A fresh model on the CPU, with Glorot normal weights and zero biases.
 
     The weights are those that `initialise` gives with the same generator. The global generator is left as it was.

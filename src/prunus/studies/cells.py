@@ -106,7 +106,11 @@ def _trial(study: LotteryTicket, name: str, setting: Setting, trial: int, data: 
     common = {
         "format": FORMAT,
         "seed": derive(study.seed, "trial", trial),
-        "model": {**setting.model.model_dump(), "input_shape": list(data.input_shape), "classes": len(data.classes)},
+        "model": {
+            **setting.model.model_dump(),
+            "input_shape": list(data.input_shape),
+            "classes": len(data.classes),
+        },
         "data": data.digest,
         "threads": study.threads,
         "device": study.device.split(":")[0],

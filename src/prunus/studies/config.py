@@ -71,7 +71,9 @@ class PruneConfig(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> "PruneConfig":
         if self.fine_tune is not None and self.retrain != "fine-tune":
-            raise Invalid(f"fine_tune is {self.fine_tune!r} with retrain {self.retrain!r}; allowed: only with 'fine-tune'")
+            raise Invalid(
+                f"fine_tune is {self.fine_tune!r} with retrain {self.retrain!r}; allowed: only with 'fine-tune'"
+            )
         if self.scope == "global" and {self.conv_rate, self.output_rate} - {None, self.rate}:
             raise Invalid("conv_rate and output_rate need scope 'layerwise': 'global' prunes all layers at one rate")
         return self

@@ -30,7 +30,7 @@ CATALOGUE: Mapping[str, Mapping[str, Any]] = {
     "models": MODELS,
     "data": DATASETS,
     "criteria": CRITERIA,
-    "scopes": {"global": "The largest scores of all layers together.", **ALLOCATIONS},
+    "scopes": ALLOCATIONS,
     "schedules": SCHEDULES,
 }
 
@@ -55,9 +55,7 @@ def print_plan(plan: Plan, left: Estimate) -> None:
         rounds = [cell.round for cell in cells]
         done = sum(plan.store.has(cell.key) for cell in cells)
         trials = len({cell.trial for cell in cells})
-        table.add_row(
-            network, arm, f"{min(rounds)}–{max(rounds)}", str(trials), str(len(cells)), str(done)
-        )
+        table.add_row(network, arm, f"{min(rounds)}–{max(rounds)}", str(trials), str(len(cells)), str(done))
     Console().print(table)
     time = timedelta(seconds=round(left.seconds))
     print(f"{left.cells} cells to train, {left.iterations:,} iterations, about {time} (h:mm:ss) on this machine")

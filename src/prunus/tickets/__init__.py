@@ -6,5 +6,12 @@ from prunus.tickets.instability import Barrier, error_barrier, instability
 from prunus.tickets.ticket import Ticket
 
 __all__ = [
-    "Barrier", "Ticket", "error_barrier", "imp", "instability", "randomised", "reinitialised", "shuffled",
+    "Barrier",
+    "Ticket",
+    "error_barrier",
+    "imp",
+    "instability",
+    "randomised",
+    "reinitialised",
+    "shuffled",
 ]

@@ -32,7 +32,7 @@ class Barrier:
 
     @property
     def height(self) -> float:
-        """max E_α − (E₀ + E₁) / 2, at least 0, in the unit of the errors."""
+        """The greatest E_α − (E₀ + E₁) / 2, at least 0, in the unit of the errors."""
         return max(self.errors) - (self.errors[0] + self.errors[-1]) / 2
 
     @property

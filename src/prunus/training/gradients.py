@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-#: (images as float32 [B, C, H, W], labels int64 [B]) → (mean cross-entropy, number of correct predictions), 0-d tensors.
+#: From images float32 [B, C, H, W] and labels int64 [B] to the mean cross-entropy and the number of correct
+#: predictions, both tensors without dimensions.
 Gradients = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 

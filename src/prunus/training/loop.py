@@ -6,7 +6,7 @@ the weights, the optimizer's state and the records: the order of the data needs 
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -151,8 +151,8 @@ class Trainer:
         )
         self.evaluations.append(seen)
         if last or earliest_minimum(self.evaluations) == len(self.evaluations) - 1:
-            tested = evaluate(self.model, self.data, self.data.test)
-            self.evaluations[-1] = Evaluation(*list(seen.__dict__.values())[:5], *tested)
+            test_loss, test_accuracy = evaluate(self.model, self.data, self.data.test)
+            self.evaluations[-1] = replace(seen, test_loss=test_loss, test_accuracy=test_accuracy)
         self.sums.zero_()
         self.model.train()
 

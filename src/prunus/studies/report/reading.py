@@ -37,9 +37,7 @@ def _paragraph(results: Results, network: str) -> str:
     ]
     points = [p for curve in (*stop, *at_end) for p in curve.points]
     several = max(p.n for p in points) > 1
-    counted = (
-        f"The numbers are means over {trials(points)}." if several else "This is one trial, without a spread."
-    )
+    counted = f"The numbers are means over {trials(points)}." if several else "This is one trial, without a spread."
     said = [s for s in sentences if s] or [f"There is too little of {called(network)} yet to compare anything."]
     return " ".join([*said, counted])
 
@@ -70,9 +68,7 @@ def _winning(stop: list[Curve], at_stop: list[Curve]) -> str:
         return ""
     winners = [p for p in reached if p.mean >= level.mean and stops[p.round].mean <= late.mean]
     if not winners:
-        return (
-            "No ticket measured both reaches its early stop as soon as the dense network and is as accurate there."
-        )
+        return "No ticket measured both reaches its early stop as soon as the dense network and is as accurate there."
     p = winners[-1]
     return (
         f"The sparsest winning ticket keeps {_weights(p)}: it reaches its early stop at iteration "
