@@ -3,7 +3,7 @@
 import random
 from math import exp
 
-from prunus.core.masks import Layer
+from prunus.core.summary import Layer
 from prunus.studies.results import CellResult, Evaluation, Outcome, Results
 
 SHAPES = {

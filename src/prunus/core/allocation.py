@@ -156,3 +156,23 @@ ALLOCATIONS: Table[Allocation] = Table(
     },
     group="prunus.scopes",
 )
+
+
+def allot(scope: str | Allocation, scores: Scores, keep: int) -> Counts:
+    """The counts of the allocation called `scope`, or of a function of the user's own, checked.
+
+    Raises:
+        Invalid: if the scope is unknown, or its counts do not fit the layers or do not add up to `keep`.
+    """
+    allocate = scope if callable(scope) else ALLOCATIONS.look_up(scope, "scope")
+    counts = allocate(scores, keep)
+    called = f"scope {scope if isinstance(scope, str) else getattr(scope, '__name__', scope)!r}"
+    for name in sorted(scores.keys() ^ counts.keys()):
+        raise Invalid(f"{called}: only one of scores and counts has {name!r}")
+    for name, size in _sizes(scores).items():
+        count = counts[name]
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= size:
+            raise Invalid(f"{called}: the count of {name} is {count}; allowed: a whole number from 0 to {size}")
+    if sum(counts.values()) != keep:
+        raise Invalid(f"{called}: its counts add up to {sum(counts.values())}, not to {keep}")
+    return {name: counts[name] for name in scores}

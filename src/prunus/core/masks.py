@@ -1,38 +1,18 @@
 """`Masks`: which weights of a network are there."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from prunus.core.errors import Invalid, nearest
+from prunus.core.allocation import Allocation, allot
+from prunus.core.errors import Invalid, check_density, nearest
+from prunus.core.largest import largest
 from prunus.core.params import Globs, prunable
-
-if TYPE_CHECKING:
-    from prunus.core.summary import Summary
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One row of `Masks.layers`: a parameter's name, its shape, and how many of its weights are kept."""
-
-    name: str
-    shape: tuple[int, ...]
-    kept: int
-
-    @property
-    def total(self) -> int:
-        """How many weights the parameter has."""
-        return prod(self.shape)
-
-    @property
-    def density(self) -> float:
-        """Kept / total (1 for a parameter without weights)."""
-        return self.kept / self.total if self.total else 1.0
+from prunus.core.summary import Layer, Summary
 
 
 class Masks(Mapping[str, Tensor]):
@@ -72,11 +52,11 @@ class Masks(Mapping[str, Tensor]):
         cls,
         model: nn.Module,
         density: float,
-        scope: Any = "uniform",
+        scope: str | Allocation = "uniform",
         generator: torch.Generator | None = None,
         include: Globs | None = None,
         exclude: Globs | None = None,
-    ) -> "Masks":
+    ) -> Self:
         """Masks that keep `round(density × n)` prunable weights of `model` at random positions.
 
         Args:
@@ -87,13 +67,12 @@ class Masks(Mapping[str, Tensor]):
             include: glob patterns on names (see `prunable`).
             exclude: glob patterns on names to leave out.
         """
-        from prunus.core.select import select
-
         weights = prunable(model, include, exclude)
         # float64: draws tie so rarely that the order of positions does not show
         draws = {n: torch.rand(p.shape, generator=generator, dtype=torch.float64) for n, p in weights.items()}
-        chosen = select(draws, density, scope)
-        return cls({name: chosen[name].to(weights[name].device) for name in chosen})
+        keep = round(check_density(density) * sum(draw.numel() for draw in draws.values()))
+        counts = allot(scope, draws, keep)
+        return cls._made({n: largest([draws[n]], counts[n])[0].to(p.device) for n, p in weights.items()})
 
     def __getitem__(self, name: str) -> Tensor:
         try:
@@ -139,10 +118,8 @@ class Masks(Mapping[str, Tensor]):
         """The compression ratio, total / kept (infinite where nothing is kept)."""
         return self.total / self.kept if self.kept else float("inf")
 
-    def summary(self) -> "Summary":
+    def summary(self) -> Summary:
         """A rich table with one row for each parameter; `print` shows it too."""
-        from prunus.core.summary import Summary
-
         return Summary(self.layers)
 
     def overlap(self, other: "Masks") -> float:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from prunus.core.allocation import ALLOCATIONS, Allocation, global_, share
+from prunus.core.allocation import Allocation, allot, global_, share
 from prunus.core.errors import Invalid, check_density, nearest
 from prunus.core.largest import largest
 from prunus.core.masks import Masks
@@ -34,13 +34,12 @@ def select(
             differs, or the scope is unknown.
     """
     keep = round(check_density(density) * sum(tensor.numel() for tensor in scores.values()))
-    allocate = scope if callable(scope) else ALLOCATIONS.look_up(scope)
     within = _checked(scores, within)
     room = _room(scores, within)
     _check_count(f"the number kept at density {density}", keep, sum(room.values()))
-    if allocate is global_:
+    if scope in ("global", global_):
         return _select_jointly(scores, keep, within)
-    counts = _allotted(allocate, scores if within is None else _candidates(scores, within), keep)
+    counts = allot(scope, scores if within is None else _candidates(scores, within), keep)
     return _select_apart(scores, share(counts, room, keep), within)
 
 
@@ -88,19 +87,6 @@ def _select_apart(scores: Mapping[str, Tensor], counts: Mapping[str, int], withi
     among = [None] * len(scores) if within is None else [[mask] for mask in _aligned(scores, within)]
     rows = zip(scores.items(), among, strict=True)
     return Masks._made({name: largest([tensor], counts[name], mask)[0] for (name, tensor), mask in rows})
-
-
-def _allotted(allocate: Allocation, scores: Mapping[str, Tensor], keep: int) -> dict[str, int]:
-    """The counts of an allocation, which may be the user's own function, checked."""
-    counts = allocate(scores, keep)
-    scope = f"scope {getattr(allocate, '__name__', allocate)!r}"
-    for name in sorted(scores.keys() ^ counts.keys()):
-        raise Invalid(f"{scope}: only one of scores and counts has {name!r}")
-    for name, tensor in scores.items():
-        _check_count(f"{scope}: the count of {name}", counts[name], tensor.numel())
-    if sum(counts.values()) != keep:
-        raise Invalid(f"{scope}: its counts add up to {sum(counts.values())}, not to {keep}")
-    return {name: counts[name] for name in scores}
 
 
 def _candidates(scores: Mapping[str, Tensor], within: Masks) -> dict[str, Tensor]:

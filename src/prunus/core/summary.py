@@ -1,20 +1,37 @@
 """Masks as a table: what is kept, layer by layer."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from io import StringIO
-from typing import TYPE_CHECKING
+from math import prod
 
 from rich.console import Console
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from prunus.core.masks import Layer
+
+@dataclass(frozen=True)
+class Layer:
+    """One row of `Masks.layers`: a parameter's name, its shape, and how many of its weights are kept."""
+
+    name: str
+    shape: tuple[int, ...]
+    kept: int
+
+    @property
+    def total(self) -> int:
+        """How many weights the parameter has."""
+        return prod(self.shape)
+
+    @property
+    def density(self) -> float:
+        """Kept / total (1 for a parameter without weights)."""
+        return self.kept / self.total if self.total else 1.0
 
 
 class Summary(Table):
     """A rich table of layers with kept, total, density, sparsity and compression; `str()` renders it as text."""
 
-    def __init__(self, layers: Iterable["Layer"]) -> None:
+    def __init__(self, layers: Iterable[Layer]) -> None:
         super().__init__(show_footer=True)
         rows = list(layers)
         kept, total = sum(r.kept for r in rows), sum(r.total for r in rows)

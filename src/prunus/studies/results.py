@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from prunus.core.masks import Layer
+from prunus.core.summary import Layer
 from prunus.training.history import Evaluation, Outcome
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from prunus.core.errors import Invalid, nearest
 from prunus.core.files import new_folder, read_tensors, write_json, write_tensors, write_text
-from prunus.core.masks import Layer
+from prunus.core.summary import Layer
 from prunus.studies.cells import Cell
 from prunus.studies.results import CellResult, Results
 from prunus.tickets import Ticket
