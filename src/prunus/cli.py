@@ -2,9 +2,11 @@
 
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Find, train, measure and store the sparse subnetworks hidden inside neural networks.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -60,7 +61,7 @@ def run(
         return
     missing = plan.missing
     _say(quiet, f"{resolved.title or resolved.name}: {len(plan.cells)} cells, {len(missing)} to train")
-    command = shlex.join(["prunus", *sys.argv[1:]])
+    command = _command()
     with _kept(plan, command):
         run_plan(plan, command, quiet=quiet, checkpoint_every=checkpoint_every)
         _write_report(plan.store, resolved.name, quiet)
@@ -112,32 +113,72 @@ def inspect(file: Annotated[Path, typer.Argument(help="A ticket file.")]) -> Non
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
     if version:
         print(f"prunus {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """The command line: exit code 0, 2 on bad input, 130 when interrupted."""
+    _print_any_letter()
     try:
-        app(arguments, standalone_mode=True)
+        code = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
+    except _UsageError as error:
+        _fail(_usage_error(error), 2)
     except Invalid as error:
         _fail(str(error), 2)
     except BrokenPipeError:
-        # the reader of our output is gone: nobody is left to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # the reader of our output is gone: nobody is left to tell
         sys.exit(1)
     except OSError as error:
         _fail(_os_error(error), 2)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
-    sys.exit(0)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    if code == 130:  # an interrupt, which new versions of typer catch
+        _fail(f"interrupted; to go on: {_command()}", 130)
+    sys.exit(code or 0)
+
+
+#: What typer raises where the command line itself is wrong; old versions have it from click, new ones bring it along.
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]
+
+
+def _command() -> str:
+    return shlex.join(["prunus", *sys.argv[1:]])
 
 
 def _fail(message: str, code: int) -> NoReturn:
+    if code == 130:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second ctrl-c would cut this short
     print("error: " + " ".join(message.split()), file=sys.stderr)
+    _drop_output()
     sys.exit(code)
+
+
+def _drop_output() -> None:
+    """Write out what is printed if that can be done, and no more: at exit it would fail with a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_any_letter() -> None:
+    """A terminal that cannot show a letter gets a question mark for it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _usage_error(error: Any) -> str:
+    command = error.ctx.command_path if error.ctx else "prunus"
+    return f"{error.format_message().rstrip('.')}; see `{command} --help`"
 
 
 def _os_error(error: OSError) -> str:
@@ -164,11 +205,12 @@ def _kept(plan: "Plan", command: str) -> Iterator[None]:
     """Say what is kept, and how to go on, when a run ends early."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except (KeyboardInterrupt, OSError) as error:
-        done = len(plan.cells) - len(plan.missing)
         interrupted = isinstance(error, KeyboardInterrupt)
         what = "interrupted" if interrupted else f"writing failed: {_os_error(error)}"
-        kept = f"{done} of {len(plan.cells)} cells are finished and kept in {plan.store.root}"
+        kept = f"{plan.finished} of {len(plan.cells)} cells are finished and kept in {plan.store.root}"
         _fail(f"{what}; {kept}; to go on: {command}", 130 if interrupted else 2)
 
 

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from prunus.core.errors import Invalid
+from prunus.data import load
 from prunus.data.dataset import Decoded, Split, hold_out
 
 
@@ -100,3 +101,14 @@ def test_to_moves_every_tensor():
     tensors += [t for s in (moved.train, moved.validation, moved.test) for t in (s.images, s.labels)]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert (moved.digest, moved.classes, moved.input_shape) == (data.digest, data.classes, (2, 1, 1))
+
+
+def test_in_unit_range_images_are_only_divided_by_255():
+    data = load("digits")
+    plain = data.in_unit_range()
+    images = data.test.images[:7]
+    torch.testing.assert_close(plain.normalise(images), images / 255, rtol=0, atol=1e-7)
+    assert plain.digest == data.digest
+    standard = data.normalise(data.train.images).double()
+    torch.testing.assert_close(standard.mean(), torch.tensor(0.0, dtype=torch.float64), rtol=0, atol=1e-5)
+    torch.testing.assert_close(standard.std(), torch.tensor(1.0, dtype=torch.float64), rtol=0, atol=1e-3)

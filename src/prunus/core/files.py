@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from errno import EIO
 from pathlib import Path
+from shutil import rmtree
 from tempfile import mkdtemp, mkstemp
 from typing import Any
 
@@ -74,18 +76,18 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary = Path(mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         yield temporary
+        temporary.chmod(0o777 & ~_umask())
         for file in temporary.rglob("*"):
             _sync(file)
         _sync(temporary)
-        with suppress(FileExistsError, NotADirectoryError):
+        try:
             temporary.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
         _sync(path.parent)
-    except OSError as error:
-        if not path.is_dir():
-            raise
-        del error
     finally:
-        _remove(temporary)
+        rmtree(temporary, ignore_errors=True)
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
@@ -100,7 +102,9 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
         _sync(path.parent)
     except safetensors.SafetensorError as error:
-        raise OSError(f"{path}: {_first_line(error)}") from error
+        raise OSError(EIO, _first_line(error), str(path)) from error
+    except OSError as error:
+        raise OSError(error.errno or EIO, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -117,13 +121,6 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _remove(folder: Path) -> None:
-    if folder.is_dir():
-        for file in sorted(folder.rglob("*"), reverse=True):
-            file.rmdir() if file.is_dir() else file.unlink()
-        folder.rmdir()
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

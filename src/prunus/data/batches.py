@@ -13,10 +13,19 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         mean: [C], in units of the full range (0 black, 1 white), as in `DataSet.mean`.
         std: [C], in the same units.
     """
-    # one multiplication and one addition for each pixel, by constants rounded once
+    return scale_and_shift(images, *constants(mean, std, images.device))
+
+
+def constants(mean: Tensor, std: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Scale and shift, float32 [C, 1, 1], such that `scale · image + shift` is the normalised image; rounded once."""
     std = std.to(torch.float64)
     scale, shift = 1 / (255 * std), -mean.to(torch.float64) / std
-    scale, shift = (t.to(images.device, torch.float32).reshape(-1, 1, 1) for t in (scale, shift))
+    scale, shift = (t.to(device, torch.float32).reshape(-1, 1, 1) for t in (scale, shift))
+    return scale, shift
+
+
+def scale_and_shift(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """`scale · images + shift` as a new float32 tensor."""
     return images.to(torch.float32, copy=True).mul_(scale).add_(shift)
 
 

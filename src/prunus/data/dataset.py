@@ -2,13 +2,14 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from prunus.core.errors import Invalid
 from prunus.core.seeds import generator
-from prunus.data.batches import standardisation
+from prunus.data.batches import constants, scale_and_shift, standardisation
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +69,18 @@ class DataSet:
         """(channels, height, width) of an image."""
         _, channels, height, width = self.train.images.shape
         return channels, height, width
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images of this set, uint8 [N, C, H, W] on its device, with mean 0 and deviation 1, as float32."""
+        return scale_and_shift(images, *self._constants)
+
+    @cached_property
+    def _constants(self) -> tuple[Tensor, Tensor]:
+        return constants(self.mean, self.std, self.train.images.device)
+
+    def in_unit_range(self) -> "DataSet":
+        """The same data, which `normalise` then only scales to [0, 1]."""
+        return replace(self, mean=torch.zeros_like(self.mean), std=torch.ones_like(self.std))
 
     def to(self, device: torch.device | str) -> "DataSet":
         """The same data on `device`."""

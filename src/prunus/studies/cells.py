@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from prunus.core.errors import Invalid
 from prunus.core.seeds import derive
 from prunus.data import DataSet
 from prunus.studies.config import LotteryTicket, Setting
@@ -103,6 +104,8 @@ def _trial(study: LotteryTicket, name: str, setting: Setting, trial: int, data: 
     examples, prune = len(data.train), setting.prune
     recipe = recipe_of(setting, examples, retrain=False)
     rewind = in_iterations(prune.rewind, examples // recipe.batch, "prune.rewind")
+    if rewind >= int(recipe.iterations):
+        raise Invalid(f"prune.rewind is {prune.rewind!r}; allowed: below the {recipe.iterations} of train.iterations")
     common = {
         "format": FORMAT,
         "seed": derive(study.seed, "trial", trial),
@@ -112,6 +115,7 @@ def _trial(study: LotteryTicket, name: str, setting: Setting, trial: int, data: 
             "classes": len(data.classes),
         },
         "data": data.digest,
+        **({} if setting.data.scale == "standard" else {"scale": setting.data.scale}),
         "threads": study.threads,
         "device": study.device.split(":")[0],
     }
@@ -126,6 +130,8 @@ def _trial(study: LotteryTicket, name: str, setting: Setting, trial: int, data: 
             own["prune"] = prune.model_dump(mode="json", exclude={"rounds", "fine_tune", "rewind"})
         elif round_:
             own["retrain"] = prune.retrain
+        elif prune.exclude:
+            own["exclude"] = list(prune.exclude)
         identity = {**common, **own, "start": start, "parent": parent}
         return Cell(name, trial, round_, arm, setting, identity, start, parent)
 
@@ -134,7 +140,7 @@ def _trial(study: LotteryTicket, name: str, setting: Setting, trial: int, data: 
         yield (origin := cell("start", 0))
         start = origin.key
     parent = None
-    controls = study.control_rounds or range(1, prune.rounds + 1)
+    controls = range(1, prune.rounds + 1) if study.control_rounds is None else study.control_rounds
     for round_ in range(prune.rounds + 1):
         ticket = cell("ticket", round_, start, parent)
         yield ticket

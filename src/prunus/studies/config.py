@@ -13,7 +13,10 @@ from prunus.training.recipe import Steps
 #: The controls that a ticket is compared with; the ticket itself is always there.
 Control = Literal["reinit", "shuffle", "random"]
 
-_STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+#: The folders that a results folder has beside those of its studies.
+RESERVED = ("cells", "partial")
+
+_STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Whole = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
@@ -34,11 +37,19 @@ class ModelConfig(BaseModel):
 
 
 class DataConfig(BaseModel):
-    """Which data: a built-in name, a Hugging Face folder or hub id, and the examples held out for validation."""
+    """Which data.
+
+    Attributes:
+        name: a built-in name, a Hugging Face folder or a hub id.
+        validation: how many training examples are held out, or which fraction; see `prunus.data.load`.
+        scale: `standard` gives each channel mean 0 and deviation 1 over the training split; `unit` leaves images in
+            [0, 1].
+    """
 
     model_config = _STRICT
     name: str = "digits"
     validation: int | float | None = None
+    scale: Literal["standard", "unit"] = "standard"
 
 
 class PruneConfig(BaseModel):
@@ -105,7 +116,7 @@ class LotteryTicket(BaseModel):
         threads: of PyTorch; results depend on it in the last bits, so it is part of a cell's identity.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` takes a GPU where there is one.
         arms: the controls beside the ticket.
-        control_rounds: the rounds in which controls are trained; default all but the dense one.
+        control_rounds: the rounds in which controls are trained; null is all but the dense one.
         variants: the settings by name; in a file, each need only say what differs from the settings around it.
     """
 
@@ -116,16 +127,23 @@ class LotteryTicket(BaseModel):
     title: str = ""
     seed: int = 0
     trials: AtLeastOne = 3
-    threads: AtLeastOne = 1
+    threads: int = Field(1, ge=1, le=1024)
     device: str = Field("auto", validate_default=True)
     arms: tuple[Control, ...] = ("reinit", "shuffle")
     control_rounds: tuple[AtLeastOne, ...] | None = None
-    variants: dict[str, Setting]
+    variants: dict[str, Setting] = Field(min_length=1)
 
     @field_validator("device")
     @classmethod
     def _there(cls, device: str) -> str:
         return check_device(device)
+
+    @field_validator("name")
+    @classmethod
+    def _free(cls, name: str) -> str:
+        if name in RESERVED or len(name) > 100:
+            raise Invalid(f"name is {name!r}; allowed: at most 100 characters, and not {' or '.join(RESERVED)}")
+        return name
 
     @field_validator("arms")
     @classmethod
@@ -136,11 +154,15 @@ class LotteryTicket(BaseModel):
 
     @model_validator(mode="after")
     def _rounds_exist(self) -> "LotteryTicket":
-        most = max(setting.prune.rounds for setting in self.variants.values())
         for number in self.control_rounds or ():
-            if number > most:
-                raise Invalid(f"control_rounds has {number}; allowed: 1 to the {most} rounds of prune.rounds")
+            if number > self.most_rounds:
+                raise Invalid(f"control_rounds has {number}; allowed: up to the {self.most_rounds} of prune.rounds")
         return self
+
+    @property
+    def most_rounds(self) -> int:
+        """The largest number of rounds of any variant."""
+        return max(setting.prune.rounds for setting in self.variants.values())
 
 
 def check_device(device: str) -> str:

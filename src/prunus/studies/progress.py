@@ -8,14 +8,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from prunus.studies.cells import Cell
 from prunus.training import Evaluation, History
@@ -57,17 +50,15 @@ class Lines(Quiet):
     def end(self, cell: Cell, history: History) -> None:
         """Print what the cell came to."""
         start, stop = cell.span
-        self._done, self._trained, self._left = (
-            self._done + 1,
-            self._trained + stop - start,
-            self._left - (stop - start),
-        )
+        self._done += 1
+        self._trained += stop - start
+        self._left -= stop - start
         seconds = (time.monotonic() - self._began) / self._trained * self._left
-        best = history.early_stop
+        best, final = history.early_stop, history.final
         print(
-            f"[{self._done}/{self._cells}] {cell.label}: early stop {best.iteration}, loss {best.validation_loss:.4f}, "
-            f"test {best.test_accuracy:.2%}, at the end {history.final.test_accuracy:.2%}, "
-            f"about {timedelta(seconds=round(seconds))} left",
+            f"[{self._done}/{self._cells}] {cell.label}: "
+            f"early stop at {best.iteration} (loss {best.validation_loss:.4f}, test {best.test_accuracy:.2%}), "
+            f"test {final.test_accuracy:.2%} at the end, about {timedelta(seconds=round(seconds))} left",
             flush=True,
         )
 
@@ -76,31 +67,31 @@ class Bars(Quiet):
     """Two bars: the whole study, in iterations, and the cell under way."""
 
     def __init__(self, cells: int, iterations: int, progress: Progress) -> None:
-        self._progress, self._offset = progress, 0
-        self._all = progress.add_task(f"{cells} cells", total=iterations, note="")
+        self._progress, self._cells, self._done = progress, cells, 0
+        self._all = progress.add_task(f"0/{cells} cells", total=iterations, note="")
         self._one = progress.add_task("", total=None, note="")
-        self._cells, self._done = cells, 0
+        self._before = self._first = 0
 
     def begin(self, cell: Cell) -> None:
         """Point the second bar at the cell."""
-        start, stop = cell.span
-        self._offset = start
-        self._progress.reset(self._one, total=stop - start, description=cell.label, note="")
-        self._base = self._progress.tasks[0].completed
+        self._first, stop = cell.span
+        about = f"trial {cell.trial} round {cell.round} {cell.arm}"
+        self._progress.reset(self._one, total=stop - self._first, description=about, note="")
+        self._progress.update(self._all, description=f"{cell.network}, {self._done}/{self._cells} cells")
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """Move both bars."""
-        done = evaluation.iteration - self._offset
-        note = f"loss {evaluation.validation_loss:.4f}  accuracy {evaluation.validation_accuracy:.2%}"
+        done = evaluation.iteration - self._first
+        note = f"loss {evaluation.validation_loss:.4f} acc. {evaluation.validation_accuracy:.2%}"
         self._progress.update(self._one, completed=done, note=note)
-        self._progress.update(self._all, completed=self._base + done)
+        self._progress.update(self._all, completed=self._before + done)
 
     def end(self, cell: Cell, history: History) -> None:
         """Count the cell."""
-        self._done += 1
         start, stop = cell.span
-        note = f"{self._done} done, last {history.early_stop.test_accuracy:.2%} at early stop"
-        self._progress.update(self._all, completed=self._base + stop - start, note=note)
+        self._done, self._before = self._done + 1, self._before + stop - start
+        note = f"last: {history.early_stop.test_accuracy:.2%} at stop"
+        self._progress.update(self._all, completed=self._before, note=note)
 
 
 @contextmanager
@@ -118,12 +109,11 @@ def display(cells: int, iterations: int, quiet: bool) -> Iterator[Display]:
         yield Lines(cells, iterations)
     else:
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}", style="dim"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
         )
-        with Progress(*columns, console=Console(), transient=True) as progress:
+        with Progress(*columns, console=Console(), transient=True, expand=True) as progress:
             yield Bars(cells, iterations, progress)

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import torch
 
+from prunus.core.errors import Invalid
+from prunus.core.masks import Masks
 from prunus.data import DataSet, load
 from prunus.studies.cells import Cell, expand
 from prunus.studies.config import LotteryTicket
 from prunus.studies.progress import display
 from prunus.studies.resolve import to_yaml
 from prunus.studies.store import Store
-from prunus.studies.work import work
+from prunus.studies.work import new_model, rates_by_kind, work
 
 
 @dataclass(frozen=True)
@@ -27,24 +29,46 @@ class Plan:
 
     @property
     def missing(self) -> list[Cell]:
-        """The cells that are still to be trained, parents first."""
-        return [cell for cell in self.cells if not self.store.has(cell.key)]
+        """The cells that are still to be trained, parents first, each once though variants may share it."""
+        return list({cell.key: cell for cell in self.cells if not self.store.has(cell.key)}.values())
+
+    @property
+    def finished(self) -> int:
+        """How many cells are finished."""
+        return sum(self.store.has(cell.key) for cell in self.cells)
 
 
 def prepare(study: LotteryTicket, out: Path) -> Plan:
     """Load the study's data and lay out its cells; nothing is written.
 
     Raises:
-        Invalid: if the data cannot be had, or a setting does not fit it.
+        Invalid: if the data cannot be had, a setting does not fit it, or `out` is no folder.
     """
+    if out.exists() and not out.is_dir():
+        raise Invalid(f"--out {str(out)!r} is a file; allowed: a folder, made if it is not there")
     loaded: dict[tuple, DataSet] = {}
     data: dict[str, DataSet] = {}
     for name, setting in study.variants.items():
         wanted = (setting.data.name, setting.data.validation)
         if wanted not in loaded:
             loaded[wanted] = load(setting.data.name, validation=setting.data.validation, seed=study.seed)
-        data[name] = loaded[wanted]
-    return Plan(study, tuple(expand(study, data)), data, Store(out))
+        data[name] = loaded[wanted].in_unit_range() if setting.data.scale == "unit" else loaded[wanted]
+    cells = expand(study, data)
+    for name in study.variants:
+        _check(next(cell for cell in cells if cell.network == name), data[name])
+    return Plan(study, tuple(cells), data, Store(out))
+
+
+def _check(cell: Cell, data: DataSet) -> None:
+    """Refuse, before anything is trained, a network that cannot be made or pruned as the study says."""
+    model, prune = cell.setting.model, cell.setting.prune
+    try:
+        network = new_model(cell, data)
+    except (RuntimeError, MemoryError) as error:
+        reason = (str(error).splitlines() or ["out of memory"])[0]
+        what = f"model {model.name!r} of width {model.width}"
+        raise Invalid(f"{cell.network}: {what} cannot be made ({reason})") from error
+    rates_by_kind(network, Masks.full(network, exclude=prune.exclude or None), prune)
 
 
 def run(plan: Plan, command: str, *, quiet: bool = False, checkpoint_every: float = 60.0) -> None:
@@ -104,7 +128,6 @@ def estimate(plan: Plan, iterations: int = 30) -> Estimate:
 def _time(cell: Cell, data: DataSet, device: str, iterations: int) -> tuple[float, float]:
     """Seconds an iteration, and seconds an evaluation of the validation split."""
     from prunus.studies.cells import recipe_of
-    from prunus.studies.work import new_model
     from prunus.training import evaluate
     from prunus.training.loop import Trainer
 

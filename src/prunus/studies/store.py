@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
+import yaml
 from torch import Tensor
 
 from prunus.core.errors import Invalid, nearest
@@ -39,12 +41,24 @@ class Store:
         return (self.root / "cells" / key / "records.json").is_file()
 
     def ticket(self, key: str) -> Ticket:
-        """The ticket that the cell was trained from (a control's has masks only)."""
-        return Ticket.load(self.root / "cells" / key / "ticket.safetensors")
+        """The ticket that the cell was trained from (a control's has masks only).
+
+        Raises:
+            Invalid: if the file is damaged.
+        """
+        folder = self.root / "cells" / key
+        with _damaged(folder):
+            return Ticket.load(folder / "ticket.safetensors")
 
     def trained(self, key: str) -> dict[str, Tensor]:
-        """The state_dict that the cell was trained to."""
-        return read_tensors(self.root / "cells" / key / "trained.safetensors")[0]
+        """The state_dict that the cell was trained to.
+
+        Raises:
+            Invalid: if the file is damaged.
+        """
+        folder = self.root / "cells" / key
+        with _damaged(folder):
+            return read_tensors(folder / "trained.safetensors")[0]
 
     def partial(self, key: str) -> Path:
         """Where the cell leaves its checkpoint while it is trained."""
@@ -67,7 +81,10 @@ class Store:
             "final": _plain(history.final),
             "evaluations": [_plain(e) for e in history.evaluations],
         }
-        with new_folder(self.root / "cells" / cell.key) as folder:
+        path = self.root / "cells" / cell.key
+        if not self.has(cell.key):
+            rmtree(path, ignore_errors=True)  # what somebody has left of a cell, without its records
+        with new_folder(path) as folder:
             write_json(folder / "cell.json", cell.identity)
             write_json(folder / "records.json", records)
             write_json(folder / "about.json", about)
@@ -92,14 +109,13 @@ class Store:
         Raises:
             Invalid: if there is no such study here, or a file of it is damaged.
         """
-        import yaml
-
         if name not in self.studies():
             raise Invalid(f"{self.root}: holds no study {name!r}; {nearest(name, self.studies())}")
         folder = self.root / name
+        with _damaged(folder / "study.yaml"):
+            config = dict(yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8")))
         with _damaged(folder / "cells.json"):
             plan = json.loads((folder / "cells.json").read_text(encoding="utf-8"))
-            config = yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8"))
             rows = [row for row in plan["cells"] if row["arm"] != "start"]
             title, command = plan["title"], plan["command"]
         done = tuple(self._result(row) for row in rows if self.has(row["key"]))
@@ -136,6 +152,6 @@ def _numbers(record: Mapping[str, Any]) -> dict[str, Any]:
 def _damaged(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        hint = "remove it, and `prunus run` makes it again"
-        raise Invalid(f"{path}: damaged ({type(error).__name__}: {error}); {hint}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        what = str(error) if isinstance(error, Invalid) else f"{type(error).__name__}: {error}"
+        raise Invalid(f"{path}: damaged ({what}); remove it, and `prunus run` makes it again") from error

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from prunus._version import __version__
+from prunus.core.errors import Invalid
 from prunus.core.masks import Masks
 from prunus.core.seeds import derive, generator
 from prunus.data import DataSet
@@ -100,6 +101,8 @@ def _ticket(cell: Cell, model: nn.Module, store: Store) -> Ticket:
         assert cell.parent is not None
         parent = store.ticket(cell.parent)
         trained = store.trained(cell.parent)
+        if diverged := [name for name in masks if trained[name].isnan().any()]:
+            raise Invalid(f"{cell.label}: {diverged[0]} was trained to NaN a round earlier; lower train.lr")
         masks = prune_round(trained, parent.masks, rates_by_kind(model, parent.masks, prune), prune.scope)
         weights = weights if prune.retrain == "reset" else trained
     return Ticket(masks, weights, cell.round, {"study": "lottery-ticket", "cell": dict(cell.identity)})

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from prunus.core.seeds import generator
-from prunus.data import DataSet, augment, normalise
+from prunus.data import DataSet, augment
 from prunus.training.recipe import Recipe
 
 
@@ -34,4 +34,4 @@ class Batches:
         images = split.images.index_select(0, chosen)
         if self._recipe.augment:
             images = augment(images, generator(self._seed, "augmentation", iteration))
-        return normalise(images, self._data.mean, self._data.std), split.labels.index_select(0, chosen)
+        return self._data.normalise(images), split.labels.index_select(0, chosen)

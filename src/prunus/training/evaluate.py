@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from prunus.data import DataSet, Split, normalise
+from prunus.data import DataSet, Split
 
 #: Images at a time: enough to fill the machine, few enough that activations stay in the cache.
 BATCH = 500
@@ -23,7 +23,7 @@ def evaluate(model: nn.Module, data: DataSet, split: Split) -> tuple[float, floa
     model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=split.images.device)
     for images, labels in zip(split.images.split(BATCH), split.labels.split(BATCH), strict=True):
-        logits = model(normalise(images, data.mean, data.std))
+        logits = model(data.normalise(images))
         sums[0] += F.cross_entropy(logits, labels, reduction="sum")
         sums[1] += (logits.argmax(1) == labels).sum()
     model.train(training)

@@ -50,14 +50,14 @@ def _by_hand(layers: list[nn.Linear]) -> Gradients:
         correct = (logits.argmax(1) == labels).sum()
         # d loss / d logits = (softmax − one-hot) / batch
         upstream = log_probabilities.exp_()
-        upstream[torch.arange(len(labels), device=labels.device), labels] -= 1
-        upstream /= len(labels)
+        upstream.scatter_(1, labels[:, None], -1.0, reduce="add").div_(len(labels))
         for layer, entering in zip(reversed(layers), reversed(inputs), strict=True):
             torch.mm(upstream.t(), entering, out=layer.weight.grad)
             if layer.bias is not None:
                 torch.sum(upstream, 0, out=layer.bias.grad)
             if layer is not layers[0]:
-                upstream = upstream.mm(layer.weight) * (entering > 0)
+                # ReLU's backward: zero where what entered is not above 0
+                upstream = torch.ops.aten.threshold_backward(upstream.mm(layer.weight), entering, 0)
         return loss, correct
 
     return gradients
