@@ -352,3 +352,19 @@ def test_letters_that_the_output_cannot_show_are_no_error(monkeypatch):
         main(["list", "models"])
     assert caught.value.code == 0
     assert "5 ? 5" in output.buffer.getvalue().decode("ascii")
+
+
+def test_without_its_extras_the_command_line_says_what_to_install():
+    code = "import sys; sys.modules['typer'] = None; from prunus.__main__ import main; main()"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 2
+    assert answer.stderr == "error: the command line needs typer: install prunus[study]\n"
+
+
+def test_a_files_results_have_a_folder_named_like_the_file(tmp_path):
+    from prunus.studies.resolve import resolve
+
+    (tmp_path / "my wide study.yaml").write_text("trials: 1\n")
+    (tmp_path / "named.yaml").write_text("trials: 1\nname: other\n")
+    assert resolve(str(tmp_path / "my wide study.yaml")).name == "my-wide-study"
+    assert resolve(str(tmp_path / "named.yaml")).name == "other"

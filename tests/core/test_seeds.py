@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from prunus.core.seeds import derive, generator
 
-NAMES = st.lists(st.text(st.characters(exclude_characters="/"), max_size=8) | st.integers(0, 99), max_size=3)
+NAMES = st.lists(st.text(st.characters() | st.sampled_from("/\\"), max_size=8) | st.integers(0, 99), max_size=3)
 
 
 @given(st.integers(-(2**70), 2**70), NAMES)

@@ -175,7 +175,10 @@ def test_a_file_is_no_data_set(small):
 
 def test_an_empty_folder_is_named(tmp_path):
     (tmp_path / "void").mkdir()
-    with pytest.raises(Invalid, match=r"void' cannot be read: .*doesn't contain any data files"):
+    with pytest.raises(
+        Invalid,
+        match=r"void' cannot be read \(.*doesn't contain any data files.*\); allowed: a folder that holds images",
+    ):
         load(tmp_path / "void")
 
 

@@ -76,6 +76,7 @@ def test_what_does_not_determine_a_cell_leaves_its_key(same):
         {"model__width": 0.2},
         {"model__name": "lenet-5"},
         {"data__validation": 0.3},
+        {"data__scale": "unit"},
         {"train__iterations": 30},
         {"train__lr": 0.1},
         {"train__batch": 50},

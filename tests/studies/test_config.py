@@ -227,7 +227,7 @@ def test_overrides_are_taken_in_their_order():
 
 
 def test_an_empty_section_says_nothing(study_file):
-    path = study_file("train:\nprune:\nvariants: {lenet-300-100: }\n")
+    path = study_file("name: lottery-ticket-quick\ntrain:\nprune:\nvariants: {lenet-300-100: }\n")
     assert resolve(path) == resolve("lottery-ticket")
 
 

@@ -13,8 +13,9 @@ import torch
 
 def derive(seed: int, *names: object) -> int:
     """A 63-bit seed for the stream `names` of `seed`; different names give independent streams."""
-    text = "/".join([str(int(seed)), *map(str, names)])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+    parts = (str(name).replace("\\", "\\\\").replace("/", "\\/") for name in (int(seed), *names))
+    digest = hashlib.blake2b("/".join(parts).encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
 def generator(seed: int, *names: object, device: torch.device | str = "cpu") -> torch.Generator:

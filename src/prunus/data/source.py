@@ -59,7 +59,8 @@ def _open(source: str | Path, scratch: str) -> dict[str, Any]:
             "allowed: a folder, a built-in name, or a hub id fetched earlier"
         ) from error
     except Exception as error:  # many kinds: no such set, no files, a broken file, several configurations, …
-        raise Invalid(f"data {str(source)!r} cannot be read: {_reason(error)}") from error
+        allowed = "a folder that holds images, as Parquet or in folders by class, in a train and a test split"
+        raise Invalid(f"data {str(source)!r} cannot be read ({_reason(error)}); allowed: {allowed}") from error
     return {str(name): split for name, split in splits.items()}
 
 

@@ -103,6 +103,8 @@ def _read(study: str) -> tuple[Raw, str]:
         raise Invalid(f"{path}: cannot be read as YAML ({_one_line(error)})") from error
     if not isinstance(raw, dict):
         raise Invalid(f"{path}: holds no study; allowed: a mapping of keys such as study, trials, train")
+    # a file's results have a folder of their own, named like the file
+    raw.setdefault("name", re.sub(r"[^\w.-]+", "-", path.stem).lstrip("-.") or "study")
     return raw, str(path)
 
 

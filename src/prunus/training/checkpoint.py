@@ -40,7 +40,10 @@ def load_checkpoint(
     Raises:
         Invalid: if the file is damaged, or was left by a training of another length or model.
     """
-    tensors, metadata = read_tensors(path)
+    try:
+        tensors, metadata = read_tensors(path)
+    except Invalid as error:
+        raise Invalid(f"{error}; remove it, and the training starts again") from error
     stands = json.loads(metadata["where"])
     if {name: stands[name] for name in where} != dict(where):
         raise Invalid(f"{path}: a checkpoint of another training ({stands}, not {dict(where)}); remove it")
