@@ -12,12 +12,13 @@ import pytest
 from results import make_cell, make_results
 
 from prunus.core.errors import Invalid
+from prunus.studies.duration import duration
 from prunus.studies.report import write_report
 from prunus.studies.report.curves import AT_END, AT_STOP, STOP, curves, dense, percent, trials
 from prunus.studies.report.figure import caption, thinned
 from prunus.studies.report.page import page
 from prunus.studies.report.reading import reading
-from prunus.studies.report.tables import duration, layers, numbers
+from prunus.studies.report.tables import layers, numbers
 from prunus.studies.report.training import thinned as thinned_evaluations
 from prunus.studies.results import Results
 
@@ -166,7 +167,15 @@ def test_densities_are_written_as_in_the_papers(density, text):
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.42, "0.4 s"), (12, "12 s"), (59.7, "1 min 0 s"), (200, "3 min 20 s"), (3900, "1 h 5 min")],
+    [
+        (0.42, "0.4 s"),
+        (12, "12 s"),
+        (59.7, "1 min 0 s"),
+        (200, "3 min 20 s"),
+        (3900, "1 h 5 min"),
+        (90_000, "1 day 1 h"),
+        (1e6, "11 days 13 h"),
+    ],
 )
 def test_times_are_said_in_fitting_units(seconds, text):
     assert duration(seconds) == text

@@ -74,7 +74,7 @@ def test_a_plan_counts_cells_by_network_and_arm(capsys, tmp_path):
         ["lenet-300-100", "ticket", "0–3", "2", "8", "2"],
         ["lenet-300-100", "reinit", "1–3", "2", "4", "1"],
     ]
-    assert text.endswith("9 cells to train, 180 iterations, about 1:02:03 (h:mm:ss) on this machine\n")
+    assert text.endswith("9 cells to train, 180 iterations, about 1 h 2 min on this machine\n")
 
 
 @pytest.mark.parametrize("kind", CATALOGUE)

@@ -4,13 +4,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from prunus.studies.cells import Cell
+from prunus.studies.duration import duration
 from prunus.training import Evaluation, History
 
 
@@ -58,7 +58,7 @@ class Lines(Quiet):
         print(
             f"[{self._done}/{self._cells}] {cell.label}: "
             f"early stop at {best.iteration} (loss {best.validation_loss:.4f}, test {best.test_accuracy:.2%}), "
-            f"test {final.test_accuracy:.2%} at the end, about {timedelta(seconds=round(seconds))} left",
+            f"test {final.test_accuracy:.2%} at the end, about {duration(seconds)} left",
             flush=True,
         )
 

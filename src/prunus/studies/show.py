@@ -1,7 +1,6 @@
 """Studies, results, names and ticket files as tables in the terminal."""
 
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
 from fnmatch import fnmatchcase
 from inspect import getdoc
 from pathlib import Path
@@ -19,6 +18,7 @@ from prunus.data import DATASETS
 from prunus.models import MODELS
 from prunus.pruning.criteria import CRITERIA
 from prunus.studies.cells import Cell
+from prunus.studies.duration import duration
 from prunus.studies.report.curves import METRICS, curves, networks, percent
 from prunus.studies.resolve import STUDIES
 from prunus.studies.results import Results
@@ -69,8 +69,9 @@ def print_plan(plan: Plan, left: Estimate) -> None:
         finished = sum(plan.store.has(cell.key) for cell in cells)
         table.add_row(network, arm, rounds, str(trials), str(len(cells)), str(finished))
     _print(table)
-    time = timedelta(seconds=round(left.seconds))
-    work = f"{left.cells} cells to train, {left.iterations:,} iterations, about {time} (h:mm:ss) on this machine"
+    work = (
+        f"{left.cells} cells to train, {left.iterations:,} iterations, about {duration(left.seconds)} on this machine"
+    )
     print(work if left.cells else "nothing is left to train")
 
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from statistics import fmean
 
+from prunus.studies.duration import duration
 from prunus.studies.report.curves import METRICS, called, curves, networks, percent
 from prunus.studies.report.style import ARMS
 from prunus.studies.results import CellResult, Results
@@ -95,17 +96,6 @@ def all_networks(results: Results) -> list[dict]:
         {"name": called(network), "numbers": numbers(results, network), "layers": layers(results, network)}
         for network in networks(results)
     ]
-
-
-def duration(seconds: float) -> str:
-    """A time in the units one would say it in: 0.4 s, 12 s, 3 min 20 s, 1 h 5 min."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes_left = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes_left} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _few(values: list[str], most: int = 12) -> str:
