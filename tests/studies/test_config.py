@@ -44,7 +44,7 @@ def test_paper_is_the_published_setting():
     train, prune = setting.train, setting.prune
     assert (setting.model.name, setting.model.width) == ("lenet-300-100", 1)
     assert (train.optimizer, train.lr, train.batch, train.iterations) == ("adam", 1.2e-3, 60, 50_000)
-    assert (prune.rate, prune.output_rate, prune.scope, prune.retrain) == (0.2, 0.1, "layerwise", "reset")
+    assert (prune.rate, prune.output_rate, prune.scope, prune.retrain) == (0.2, None, "layerwise", "reset")
     assert setting.data.validation == 5_000
 
 
@@ -57,7 +57,7 @@ def test_paper_conv_is_the_published_setting(name, iterations, lr, conv_rate):
     train, prune = setting.train, setting.prune
     assert setting.model.name == name
     assert (train.optimizer, train.batch, train.iterations, train.lr) == ("adam", 60, iterations, lr)
-    assert (prune.rate, prune.conv_rate, prune.output_rate) == (0.2, conv_rate, 0.1)
+    assert (prune.rate, prune.conv_rate, prune.output_rate) == (0.2, conv_rate, None)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_later_words_win(study_file):
     )
     resolved = resolve(path, [("train.iterations", 30)])
     one, two = resolved.variants["one"], resolved.variants["two"]
-    assert (one.train.batch, two.prune.output_rate) == (60, 0.1)  # the preset
+    assert (one.train.batch, two.prune.rate) == (60, 0.2)  # the preset
     assert (resolved.trials, two.train.lr) == (7, 0.01)  # the file before the preset
     assert (one.train.lr, two.model.width, one.model.width) == (0.02, 0.5, 1)  # the variant before the file
     assert (one.train.iterations, two.train.iterations) == (30, 30)  # --set before all

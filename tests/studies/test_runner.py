@@ -61,7 +61,7 @@ def test_two_studies_in_one_folder_share_cells_and_keep_their_plans(tmp_path, tr
 
 def test_variants_that_are_trained_alike_are_trained_once(tmp_path, trained):
     study = small(variants={"a": {}, "b": {"prune": {"output_rate": 0.3}}}, arms=[], prune__rounds=1)
-    assert [setting.prune.output_rate for setting in study.variants.values()] == [0.1, 0.3]
+    assert [setting.prune.output_rate for setting in study.variants.values()] == [None, 0.3]
     plan = finished(study, tmp_path)
     assert len(plan.cells) == 4 == plan.finished
     assert len(trained) == 3

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Real
 
 
 class Invalid(ValueError):
@@ -28,6 +29,6 @@ def check_density(density: float, name: str = "density") -> float:
     Raises:
         Invalid: if it is not a number in (0, 1].
     """
-    if isinstance(density, bool) or not isinstance(density, int | float) or not 0 < density <= 1:
+    if isinstance(density, bool) or not isinstance(density, Real) or not 0 < density <= 1:
         raise Invalid(f"{name} is {density!r}; allowed: a number in (0, 1]")
     return float(density)

@@ -69,6 +69,10 @@ def _default_names(model: nn.Module, every: dict[str, nn.Parameter]) -> list[str
                 where = f"{path}.{attribute}".lstrip(".")
                 raise Invalid(f"{where} is behind a parametrization: remove it before masking the model")
             parameter = module._parameters.get(attribute)
+            if attribute not in module._parameters and isinstance(getattr(module, attribute, None), torch.Tensor):
+                # weight_norm, spectral_norm and torch.nn.utils.prune compute the weight from other parameters
+                where = f"{path}.{attribute}".lstrip(".")
+                raise Invalid(f"{where} is computed in a hook and no parameter: remove the hook before masking")
             if parameter is not None and id(parameter) not in embedded:
                 chosen.add(names[id(parameter)])
     return [name for name in every if name in chosen]

@@ -32,8 +32,10 @@ class Summary(Table):
     """A rich table of layers with kept, total, density, sparsity and compression; `str()` renders it as text."""
 
     def __init__(self, layers: Iterable[Layer]) -> None:
-        super().__init__(show_footer=True)
         rows = list(layers)
+        empty = [row.name for row in rows if row.total and not row.kept]
+        collapsed = f"layer collapse: nothing is left of {', '.join(empty)}"
+        super().__init__(show_footer=True, caption=collapsed if empty else None, caption_justify="left")
         kept, total = sum(r.kept for r in rows), sum(r.total for r in rows)
         footer = ("all", "", *_numbers(kept, total))
         headings = ("parameter", "shape", "kept", "of", "density", "sparsity", "compression")

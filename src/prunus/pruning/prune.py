@@ -54,6 +54,8 @@ def prune(
         Invalid: if an option is out of range, unknown, or of no use to the criterion; if the model has no
             prunable weights; if a score is NaN.
     """
+    if not isinstance(model, nn.Module):
+        raise Invalid(f"model is of type {type(model).__name__}; allowed: a torch.nn.Module")
     check_density(density)
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise Invalid(f"rounds is {rounds!r}; allowed: an integer from 1")

@@ -75,7 +75,15 @@ def to_yaml(study: LotteryTicket) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes `1e-3` for text; here it is the number that it is everywhere else."""
+    """YAML 1.1 takes `1e-3` for text; here it is the number that it is everywhere else. A key stands once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """The mapping, unless a key is there twice: which of the two is meant is not for us to say."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key {key!r} is there twice")
+        return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(

@@ -68,7 +68,10 @@ def _check(cell: Cell, data: DataSet) -> None:
         reason = (str(error).splitlines() or ["out of memory"])[0]
         what = f"model {model.name!r} of width {model.width}"
         raise Invalid(f"{cell.network}: {what} cannot be made ({reason})") from error
-    rates_by_kind(network, Masks.full(network, exclude=prune.exclude or None), prune)
+    masks = Masks.full(network, exclude=prune.exclude or None)
+    if not masks:
+        raise Invalid(f"{cell.network}: prune.exclude is {list(prune.exclude)}, which leaves no layer to prune")
+    rates_by_kind(network, masks, prune)
 
 
 def run(plan: Plan, command: str, *, quiet: bool = False, checkpoint_every: float = 60.0) -> None:
@@ -116,17 +119,24 @@ def estimate(plan: Plan, iterations: int = 30) -> Estimate:
         cells = [cell for cell in plan.missing if cell.network == name]
         if not cells:
             continue
-        step, evaluation = _time(cells[0], plan.data[name].to(plan.study.device), plan.study.device, iterations)
+        step, image = _time(cells[0], plan.data[name].to(plan.study.device), plan.study.device, iterations)
         for cell in cells:
             start, stop = cell.span
-            every = cell.identity["train"]["evaluate_every"]
+            evaluations = -(-(stop - start) // cell.identity["train"]["evaluate_every"])
             total += stop - start
-            seconds += step * (stop - start) + evaluation * -(-(stop - start) // every)
+            seconds += step * (stop - start) + image * _images(plan.data[name], evaluations)
     return Estimate(len(plan.missing), total, seconds)
 
 
+def _images(data: DataSet, evaluations: int) -> float:
+    """How many images a cell evaluates: the validation split each time, the training split at the end, and the test
+    set at the end and where validation is best so far, which is about a quarter of the times.
+    """
+    return evaluations * len(data.validation) + len(data.train) + (1 + evaluations / 4) * len(data.test)
+
+
 def _time(cell: Cell, data: DataSet, device: str, iterations: int) -> tuple[float, float]:
-    """Seconds an iteration, and seconds an evaluation of the validation split."""
+    """Seconds an iteration, and seconds an image in evaluation."""
     from prunus.studies.cells import recipe_of
     from prunus.training import evaluate
     from prunus.training.loop import Trainer
@@ -141,4 +151,4 @@ def _time(cell: Cell, data: DataSet, device: str, iterations: int) -> tuple[floa
     step = (time.perf_counter() - began) / iterations
     began = time.perf_counter()
     evaluate(model, data, data.validation)
-    return step, time.perf_counter() - began
+    return step, (time.perf_counter() - began) / len(data.validation)

@@ -77,6 +77,9 @@ def imp(
         raise Invalid(f"rounds is {rounds!r}; allowed: a whole number of at least 0")
     if isinstance(rewind, bool) or not isinstance(rewind, int) or rewind < 0:
         raise Invalid(f"rewind is {rewind!r}; allowed: an iteration, a whole number of at least 0")
+    for name, function in {"train": train, "retrain": retrain or train}.items():
+        if not callable(function):
+            raise Invalid(f"{name} is {function!r}; allowed: a function of the model")
     masks = Masks.full(model, include, exclude)
     if not masks:
         raise Invalid("the model has no prunable weight (see prunus.prunable)")

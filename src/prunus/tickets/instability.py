@@ -10,6 +10,7 @@ the ends: by default they are interpolated like weights, and `refresh` recompute
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from math import inf, isnan
 from typing import Any
 
 import torch
@@ -32,7 +33,12 @@ class Barrier:
 
     @property
     def height(self) -> float:
-        """The greatest E_α − (E₀ + E₁) / 2, at least 0, in the unit of the errors."""
+        """The greatest E_α − (E₀ + E₁) / 2, at least 0, in the unit of the errors; infinite where an error is NaN.
+
+        Both ends are among the E_α, so ends that differ give a height of their own: half their difference.
+        """
+        if any(isnan(error) for error in self.errors):
+            return inf
         return max(self.errors) - (self.errors[0] + self.errors[-1]) / 2
 
     @property
@@ -63,8 +69,8 @@ def error_barrier(
     Raises:
         Invalid: if the two are not of one architecture, or there are fewer than 2 points.
     """
-    if points < 2:
-        raise Invalid(f"points is {points}; allowed: at least 2")
+    if not isinstance(points, int) or points < 2:
+        raise Invalid(f"points is {points}; allowed: a whole number of at least 2")
     shapes = [{name: tensor.shape for name, tensor in state.items()} for state in (first, second)]
     if shapes[0] != shapes[1]:
         differing = next(n for n in (*shapes[0], *shapes[1]) if shapes[0].get(n) != shapes[1].get(n))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from numbers import Real
 from typing import Literal
 
 from torch import Tensor, nn
@@ -66,7 +67,8 @@ def rates_of(model: nn.Module, masks: Masks, rate: Rate, scope: Scope, output: O
         if scope == "global":
             _joint_rate(rates)
         return rates
-    rates = dict.fromkeys(masks, _check_rate("rate", rate))
+    rate = _check_rate("rate", rate)
+    rates = dict.fromkeys(masks, rate)
     last = output_layer(model)
     if output is None:
         output = "half" if scope == "layerwise" else "same"
@@ -97,6 +99,6 @@ def _rates_by_pattern(masks: Masks, rate: Mapping[str, float]) -> dict[str, floa
 
 
 def _check_rate(name: str, rate: float) -> float:
-    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate < 1:
+    if isinstance(rate, bool) or not isinstance(rate, Real) or not 0 <= rate < 1:
         raise Invalid(f"{name} is {rate!r}; allowed: a fraction in [0, 1) of the weights that are left")
     return float(rate)

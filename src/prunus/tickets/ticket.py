@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from prunus.core.masks import Masks
 FORMAT = "prunus ticket 1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ticket:
     """Masks together with the initial, or rewound, weights they belong to.
 
@@ -63,8 +64,18 @@ class Ticket:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file: masks at a bit a weight, the weights as they are, the rest as metadata.
 
-        A file is written complete or not at all.
+        A file is written complete or not at all; folders that are not there are made.
+
+        Raises:
+            Invalid: if a weight is no tensor, or the provenance is not JSON-able.
         """
+        for name, value in self.weights.items():
+            if not isinstance(value, Tensor):
+                raise Invalid(f"{name} of the weights is of type {type(value).__name__}; a file holds tensors only")
+        try:
+            provenance = json.dumps(dict(self.provenance))
+        except (TypeError, ValueError) as error:
+            raise Invalid(f"provenance cannot be written as JSON ({error})") from error
         tensors = {f"mask/{name}": packed for name, packed in self.masks.packed().items()}
         tensors |= {f"weight/{name}": tensor for name, tensor in self.weights.items()}
         metadata = {
@@ -72,7 +83,7 @@ class Ticket:
             "round": str(self.round),
             "density": repr(self.density),
             "masks": json.dumps({r.name: {"shape": r.shape, "kept": r.kept} for r in self.masks.layers}),
-            "provenance": json.dumps(dict(self.provenance)),
+            "provenance": provenance,
         }
         write_tensors(Path(path), tensors, metadata)
 
@@ -97,4 +108,5 @@ class Ticket:
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the model's state_dict."""
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    state = model.state_dict().items()
+    return {name: value.detach().clone() if isinstance(value, Tensor) else deepcopy(value) for name, value in state}
