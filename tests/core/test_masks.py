@@ -205,3 +205,9 @@ def test_the_summary_shows_each_layer_and_the_whole() -> None:
     }.items():
         cells = [cell.strip() for cell in rows[name].split("│")]
         assert all(fact in cells for fact in facts), rows[name]
+
+
+def test_a_summary_names_the_layers_that_have_nothing_left():
+    kept, empty = torch.ones(3, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
+    assert "nothing is left of b" in str(Masks({"a": kept, "b": empty}).summary())
+    assert "nothing is left" not in str(Masks({"a": kept}).summary())

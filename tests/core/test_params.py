@@ -160,3 +160,12 @@ def test_frozen_weights_are_prunable_too() -> None:
 def test_the_device() -> None:
     assert device_of(nn.Linear(2, 2, device="meta")) == torch.device("meta")
     assert device_of(nn.ReLU()) == torch.device("cpu")
+
+
+def test_weights_that_a_hook_computes_are_refused_by_name():
+    from torch.nn.utils import prune as torch_prune
+
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2))
+    torch_prune.l1_unstructured(model[0], "weight", 0.5)
+    with pytest.raises(Invalid, match=r"0\.weight is computed in a hook"):
+        prunable(model)

@@ -278,3 +278,12 @@ def test_a_resolved_study_resolves_to_itself(tmp_path_factory, overrides):
     path = tmp_path_factory.mktemp("there") / "study.yaml"
     path.write_text(to_yaml(study), encoding="utf-8")
     assert resolve(str(path)) == study
+
+
+def test_a_key_that_stands_twice_is_refused(study_file):
+    with pytest.raises(Invalid, match="the key 'trials' is there twice"):
+        resolve(study_file("trials: 1\ntrials: 2\n"))
+
+
+def test_the_output_rate_follows_the_rate_and_the_scope(study_file):
+    assert resolve("lottery-ticket", [("prune.scope", "global")]).variants["lenet-300-100"].prune.output_rate is None

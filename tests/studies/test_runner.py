@@ -123,3 +123,8 @@ def test_results_go_into_a_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(Invalid, match="file' is a file; allowed: a folder"):
         prepare(small(), tmp_path / "file")
+
+
+def test_a_study_that_leaves_no_layer_to_prune_is_refused(tmp_path):
+    with pytest.raises(Invalid, match="leaves no layer to prune"):
+        prepare(small(prune__exclude=["*"]), tmp_path)

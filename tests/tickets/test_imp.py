@@ -194,3 +194,12 @@ def test_wrong_arguments_are_refused_before_any_training(wrong, message):
 def test_rates_that_differ_cannot_be_global():
     with pytest.raises(Invalid, match="one rate"):
         prunus.imp(small(), lambda _: None, rounds=1, scope="global", rate={"0.*": 0.1, "*": 0.2})
+
+
+def test_numpy_numbers_are_numbers():
+    import numpy as np
+
+    rate = np.float32(0.5)
+    (_, ticket) = prunus.imp(small(), lambda _: None, rounds=1, rate=rate, output="same")
+    assert ticket.masks.density == 0.5
+    assert prunus.prune(small(), "magnitude", np.float64(0.5)).density == 0.5

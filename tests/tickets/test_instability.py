@@ -100,3 +100,9 @@ def test_two_architectures_have_no_line_and_equal_orders_no_instability():
         prunus.error_barrier(net(), net().state_dict(), nn.Linear(4, 5).state_dict(), first_weight)
     with pytest.raises(Invalid, match="two different seeds"):
         prunus.instability(net(), prunus.Ticket(Masks({}), {}), print, first_weight, orders=(3, 3))
+
+
+def test_a_line_that_passes_through_nan_is_not_stable():
+    barrier = prunus.Barrier((0.0, 0.5, 1.0), (0.1, float("nan"), 0.1))
+    assert barrier.height == float("inf")
+    assert not barrier.stable

@@ -119,3 +119,13 @@ def test_controls_keep_the_layer_densities_and_undo_one_thing_each(ticket):
     assert reinit.weights["0.weight"].any(), "a control's weights are a snapshot"
     with pytest.raises(Invalid, match=r"no '3\.weight'"):
         prunus.reinitialised(ticket, {"0.weight": torch.ones(8, 6)})
+
+
+def test_what_a_file_cannot_hold_is_refused_before_it_is_written(ticket, tmp_path):
+    for wrong in (
+        prunus.Ticket(ticket.masks, ticket.weights, provenance={"a": torch.ones(1)}),
+        prunus.Ticket(ticket.masks, {**ticket.weights, "extra": {"no": "tensor"}}),
+    ):
+        with pytest.raises(Invalid):
+            wrong.save(tmp_path / "t.safetensors")
+    assert not list(tmp_path.iterdir())
