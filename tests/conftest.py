@@ -1,9 +1,14 @@
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+
+# A shell that runs the tests in the background has interrupts ignored. Every process started here would inherit that,
+# and runs that a test interrupts would go on for ever.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
