@@ -4,16 +4,21 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # PyTorch first: pip then keeps the build that the machine's own pip settings prefer (see CONTRIBUTING.md).
 TORCH := $(shell grep '^torch==' constraints.txt)
+# What builds the kernels comes into .venv too, so that a change of one C++ file compiles only that file.
+BUILD := $(shell grep -iE '^(scikit.build.core|nanobind)==' constraints.txt)
+KERNELS := CMakeLists.txt $(wildcard src/prunus/kernels/native/*)
+# Kernels that do not build are an error here, unless there is no compiler at all: PyTorch then does their work.
+export PRUNUS_REQUIRE_NATIVE := $(if $(shell command -v $(CXX)),1,0)
 
-.PHONY: demo test lint format docs bench clean help setup
+.PHONY: demo test lint format native docs bench clean help setup
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: .venv/.study ## find winning tickets on the embedded data and draw the figure
+demo: .venv/.native ## find winning tickets on the embedded data and draw the figure
 	@$(BIN)/prunus run lottery-ticket --out results
 
-test: .venv/.dev lint ## every check: lint, format, types, tests
+test: .venv/.dev .venv/.native lint ## every check: lint, format, types, tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 lint: .venv/.dev ## ruff and the type checker
@@ -25,16 +30,19 @@ format: .venv/.dev ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+native: .venv/.native ## the C++ kernels, where their sources changed
+
 docs: .venv/.dev ## the documentation as a site, in site/
 	$(BIN)/zensical build --clean
 
-bench: .venv/.dev ## the ratios behind every claim of speed
+bench: .venv/.dev .venv/.native ## the ratios behind every claim of speed
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-setup: .venv/.dev ## only set up
+setup: .venv/.dev .venv/.native ## only set up
 
 clean: ## remove what the other targets made (results stay)
 	rm -rf .venv site build dist .pytest_cache .ruff_cache .hypothesis
+	rm -f src/prunus/kernels/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.python:
@@ -45,9 +53,16 @@ clean: ## remove what the other targets made (results stay)
 
 .venv/.study: .venv/.python pyproject.toml constraints.txt
 	@$(PIP) $(TORCH)
-	@$(PIP) -e '.[study]'
+	@$(PIP) $(BUILD)
+	@# CMake and Ninja, where the machine has none that will do.
+	@$(PIP) $$($(BIN)/python -m scikit_build_core.build requires --mode editable | tr -d '[],"')
+	@$(PIP) --no-build-isolation -e '.[study]'
 	@touch $@
 
-.venv/.dev: .venv/.study
-	@$(PIP) -e '.[dev]'
+.venv/.native: .venv/.study $(KERNELS)
+	@$(PIP) --no-build-isolation --no-deps -e .
+	@touch $@
+
+.venv/.dev: .venv/.study | .venv/.native
+	@$(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@

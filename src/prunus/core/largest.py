@@ -44,30 +44,36 @@ def largest(tensors: Sequence[Tensor], keep: int, among: Sequence[Tensor] | None
         keep: how many, from 0 to the number of candidates.
         among: for each tensor a bool tensor of its shape that is True at the candidates. Default: all.
     """
-    dtype = _widest({tensor.dtype for tensor in tensors})
-    kept = [_none_kept(tensor) for tensor in tensors]
+    dtype = widest({tensor.dtype for tensor in tensors})
+    kept = [none_kept(tensor) for tensor in tensors]
     masks = [None] * len(tensors) if among is None else among
-    parts = [part for row in zip(tensors, masks, kept, strict=True) for part in _parts(*row, dtype)]
+    parts = [part for row in zip(tensors, masks, kept, strict=True) for part in parts_of(*row, dtype)]
     size = sum(part.size for part in parts)
     if not 0 <= keep <= size:
         raise ValueError(f"keep is {keep} of {size}")
     if keep:
-        _keep(parts, _cut(parts, keep, size))
+        keep_upto(_cut(parts, keep, size), parts)
     return kept
 
 
-def _parts(tensor: Tensor, mask: Tensor | None, kept: Tensor, dtype: torch.dtype) -> Iterator["_Part"]:
-    """A tensor as parts that stay in the cache while they are compared and counted, where that helps."""
-    if tensor.device.type != "cpu" or not tensor.is_contiguous() or tensor.numel() <= PIECE:
-        yield _Part(torch.atleast_1d(tensor), mask if mask is None else torch.atleast_1d(mask), kept, dtype)
+def parts_of(
+    tensor: Tensor, mask: Tensor | None, kept: Tensor, dtype: torch.dtype, most: int | None = None
+) -> Iterator["Part"]:
+    """A tensor as parts in row-major order, which on the CPU stay in the cache while they are compared and counted.
+
+    Elsewhere a part has up to `most` entries. A tensor that is not contiguous is one part.
+    """
+    size = PIECE if tensor.device.type == "cpu" else most
+    if size is None or not tensor.is_contiguous() or tensor.numel() <= size:
+        yield Part(torch.atleast_1d(tensor), mask if mask is None else torch.atleast_1d(mask), kept, dtype)
         return
-    pieces = tensor.view(-1).split(PIECE)
-    masks = [None] * len(pieces) if mask is None else mask.reshape(-1).split(PIECE)
-    for values, among, to in zip(pieces, masks, kept.view(-1).split(PIECE), strict=True):
-        yield _Part(values, among, to, dtype)
+    pieces = tensor.view(-1).split(size)
+    masks = [None] * len(pieces) if mask is None else mask.reshape(-1).split(size)
+    for values, among, to in zip(pieces, masks, kept.view(-1).split(size), strict=True):
+        yield Part(values, among, to, dtype)
 
 
-class _Part:
+class Part:
     """Entries of one tensor, which of them are candidates, where to put the result, and the type to compare in."""
 
     def __init__(self, values: Tensor, candidates: Tensor | None, kept: Tensor, dtype: torch.dtype) -> None:
@@ -81,8 +87,19 @@ class _Part:
 
     def where(self, test: Callable[[Any], Any]) -> Any:
         """A bool array: which entries are candidates and pass the test."""
-        passed = test(_native(self.values.to(self.dtype)) if self.as_it_is is None else self.as_it_is)
+        passed = test(self._widened())
         return passed if self.among is None else passed & self.among
+
+    def ordered(self, test: Callable[[Any], Any] | None = None) -> Any:
+        """The candidates (that pass the test) in row-major order, in the type to compare in; a view if it can be."""
+        values = self._widened()
+        if test is None:
+            return values.reshape(-1) if self.among is None else values[self.among]
+        return values[self.where(test)]
+
+    def count(self, value: float) -> int:
+        """How many candidates have the value."""
+        return _count(self.where(lambda x: x == value))
 
     def take(self, positions: Any) -> np.ndarray:
         """The candidates at row-major positions, on the host."""
@@ -100,9 +117,12 @@ class _Part:
             return self.values.reshape(-1).to(self.dtype).cpu().numpy()
         return self.take(_positions(self.where(lambda x: _inside(x, lo, hi))))
 
+    def _widened(self) -> Any:
+        return _native(self.values.to(self.dtype)) if self.as_it_is is None else self.as_it_is
+
 
 @dataclass(frozen=True)
-class _Cut:
+class Cut:
     """The smallest value kept, how many candidates have it, and how many of those are kept."""
 
     value: float
@@ -110,7 +130,7 @@ class _Cut:
     wanted: int
 
 
-def _cut(parts: list[_Part], keep: int, size: int) -> _Cut:
+def _cut(parts: list[Part], keep: int, size: int) -> Cut:
     lo = hi = None
     above = 0  # candidates at hi or above it; `size` more are inside the bracket
     draws = generator(0, "selection")
@@ -128,7 +148,7 @@ def _cut(parts: list[_Part], keep: int, size: int) -> _Cut:
             if keep <= over:
                 lo, size = pivot, over - above
             elif keep <= upto:
-                return _Cut(pivot, upto - over, keep - over)
+                return Cut(pivot, upto - over, keep - over)
             else:
                 hi, size, above = pivot, size + above - upto, upto
     rest = np.concatenate([part.inside(lo, hi) for part in parts])
@@ -136,10 +156,11 @@ def _cut(parts: list[_Part], keep: int, size: int) -> _Cut:
     rest.partition(rank)
     value = rest[rank].item()
     over = above + _count(rest > value)
-    return _Cut(value, _count(rest == value), keep - over)
+    return Cut(value, _count(rest == value), keep - over)
 
 
-def _keep(parts: list[_Part], cut: _Cut) -> None:
+def keep_upto(cut: Cut, parts: list[Part]) -> None:
+    """Mark what lies above the cut, and the first of the candidates that are at it."""
     wanted = cut.wanted
     for part in parts:
         if cut.wanted == cut.ties:
@@ -162,7 +183,7 @@ def _pivots(sample: np.ndarray, fraction: float) -> Iterator[tuple[float, bool]]
             yield pivot.item(), from_top < position
 
 
-def _sample(parts: list[_Part], lo: float | None, hi: float | None, draws: torch.Generator) -> np.ndarray:
+def _sample(parts: list[Part], lo: float | None, hi: float | None, draws: torch.Generator) -> np.ndarray:
     """Those of DRAWN entries, drawn from all, that are candidates and inside the bracket, sorted."""
     ends = np.cumsum([part.values.numel() for part in parts])
     drawn = np.sort(torch.randint(int(ends[-1]), (DRAWN,), generator=draws).numpy())
@@ -182,7 +203,7 @@ def _inside(x: Any, lo: float | None, hi: float | None) -> Any:
     return x > lo if hi is None else (x > lo) & (x < hi)
 
 
-def _total(parts: list[_Part], test: Callable[[Any], Any]) -> int:
+def _total(parts: list[Part], test: Callable[[Any], Any]) -> int:
     return sum(_count(part.where(test)) for part in parts)
 
 
@@ -195,7 +216,8 @@ def _positions(passed: Any) -> Any:
     return np.flatnonzero(passed) if isinstance(passed, np.ndarray) else passed.reshape(-1).nonzero().squeeze(1)
 
 
-def _none_kept(tensor: Tensor) -> Tensor:
+def none_kept(tensor: Tensor) -> Tensor:
+    """A bool tensor of the same shape and device that is nowhere True."""
     if tensor.device.type == "cpu":
         return torch.from_numpy(np.zeros(tensor.shape, bool))  # NumPy asks for huge pages: 10 MB cost 1 ms, not 7
     return torch.zeros(tensor.shape, dtype=torch.bool, device=tensor.device)
@@ -206,7 +228,7 @@ def _native(x: Tensor) -> Any:
     return x.numpy() if x.device.type == "cpu" else x
 
 
-def _widest(dtypes: set[torch.dtype]) -> torch.dtype:
+def widest(dtypes: set[torch.dtype]) -> torch.dtype:
     """The type to compare in. It holds each value exactly (integers past 2⁵³ only when all are integers)."""
     if strange := dtypes - {*FLOATS, *INTEGERS}:
         raise Invalid(f"scores are of type {strange.pop()}; allowed: real numbers of 16 to 64 bits, and integers")

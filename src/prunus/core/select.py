@@ -34,9 +34,9 @@ def select(
             differs, or the scope is unknown.
     """
     keep = round(check_density(density) * sum(tensor.numel() for tensor in scores.values()))
-    within = _checked(scores, within)
+    within = checked(scores, within)
     room = _room(scores, within)
-    _check_count(f"the number kept at density {density}", keep, sum(room.values()))
+    check_count(f"the number kept at density {density}", keep, sum(room.values()))
     if scope in ("global", global_):
         return _select_jointly(scores, keep, within)
     counts = allot(scope, scores if within is None else _candidates(scores, within), keep)
@@ -54,8 +54,8 @@ def select_count(scores: Mapping[str, Tensor], keep: int, within: Masks | None =
     Raises:
         Invalid: if a score is NaN, there are fewer candidates than `keep`, or a name or shape differs.
     """
-    within = _checked(scores, within)
-    _check_count("keep", keep, sum(_room(scores, within).values()))
+    within = checked(scores, within)
+    check_count("keep", keep, sum(_room(scores, within).values()))
     return _select_jointly(scores, keep, within)
 
 
@@ -70,28 +70,27 @@ def select_counts(scores: Mapping[str, Tensor], counts: Mapping[str, int], withi
     Raises:
         Invalid: if a score is NaN, a parameter has fewer candidates than its count, or a name or shape differs.
     """
-    within = _checked(scores, within)
-    for name in sorted(scores.keys() ^ counts.keys()):
-        raise Invalid(f"only one of scores and counts has {name!r}")
+    within = checked(scores, within)
+    check_names(scores, counts)
     for name, room in _room(scores, within).items():
-        _check_count(f"the count of {name}", counts[name], room)
+        check_count(f"the count of {name}", counts[name], room)
     return _select_apart(scores, counts, within)
 
 
 def _select_jointly(scores: Mapping[str, Tensor], keep: int, within: Masks | None) -> Masks:
-    chosen = largest(list(scores.values()), keep, None if within is None else _aligned(scores, within))
+    chosen = largest(list(scores.values()), keep, None if within is None else aligned(scores, within))
     return Masks._made(dict(zip(scores, chosen, strict=True)))
 
 
 def _select_apart(scores: Mapping[str, Tensor], counts: Mapping[str, int], within: Masks | None) -> Masks:
-    among = [None] * len(scores) if within is None else [[mask] for mask in _aligned(scores, within)]
+    among = [None] * len(scores) if within is None else [[mask] for mask in aligned(scores, within)]
     rows = zip(scores.items(), among, strict=True)
     return Masks._made({name: largest([tensor], counts[name], mask)[0] for (name, tensor), mask in rows})
 
 
 def _candidates(scores: Mapping[str, Tensor], within: Masks) -> dict[str, Tensor]:
     """The scores, with 0 where there is no candidate: where magnitudes are summed, it adds nothing."""
-    masks = _aligned(scores, within)
+    masks = aligned(scores, within)
     return {n: t.detach().masked_fill(~mask, 0) for (n, t), mask in zip(scores.items(), masks, strict=True)}
 
 
@@ -102,12 +101,17 @@ def _room(scores: Mapping[str, Tensor], within: Masks | None) -> dict[str, int]:
     return {name: kept[name] for name in scores}
 
 
-def _aligned(scores: Mapping[str, Tensor], within: Masks) -> list[Tensor]:
+def aligned(scores: Mapping[str, Tensor], within: Masks) -> list[Tensor]:
+    """The masks in the order of the scores, each on their device."""
     return [within[name].to(tensor.device) for name, tensor in scores.items()]
 
 
-def _checked(scores: Mapping[str, Tensor], within: Masks | None) -> Masks | None:
-    """`within`, or None where it leaves nothing out."""
+def checked(scores: Mapping[str, Tensor], within: Masks | None) -> Masks | None:
+    """`within`, or None where it leaves nothing out.
+
+    Raises:
+        Invalid: if a score is complex or NaN, or a name or shape differs.
+    """
     for name, tensor in scores.items():
         if tensor.is_complex():
             raise Invalid(f"the scores of {name} are complex; allowed: real numbers")
@@ -125,6 +129,13 @@ def _checked(scores: Mapping[str, Tensor], within: Masks | None) -> Masks | None
     return None if within.kept == within.total else within
 
 
-def _check_count(what: str, count: int, room: int) -> None:
+def check_names(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> None:
+    """Refuse counts of other parameters than those that have scores."""
+    for name in sorted(scores.keys() ^ counts.keys()):
+        raise Invalid(f"only one of scores and counts has {name!r}")
+
+
+def check_count(what: str, count: int, room: int) -> None:
+    """Refuse a count that is no whole number of candidates."""
     if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= room:
         raise Invalid(f"{what} is {count}; allowed: a whole number from 0 to {room}, the number of candidates")

@@ -72,10 +72,10 @@ class DataSet:
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images of this set, uint8 [N, C, H, W] on its device, with mean 0 and deviation 1, as float32."""
-        return scale_and_shift(images, *self._constants)
+        return scale_and_shift(images, *self.constants)
 
     @cached_property
-    def _constants(self) -> tuple[Tensor, Tensor]:
+    def constants(self) -> tuple[Tensor, Tensor]:
         return constants(self.mean, self.std, self.train.images.device)
 
     def in_unit_range(self) -> "DataSet":

@@ -1,64 +1,69 @@
-"""A training, stopped half-way, as one file: weights, optimizer, records, and the global generator's state."""
+"""A training, stopped half-way, as one file: weights, moments, records, and the state of its generators.
+
+The order of the data needs no saving: it is a function of the seed. The file does not depend on how the network is
+computed, so a training may go on in another stack, with other kernels, or on another device.
+"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunus.core.errors import Invalid
 from prunus.core.files import read_tensors, write_tensors
 from prunus.training.history import Evaluation
+from prunus.training.lane import Lane
+
+#: What a lane has in memory besides its weights, by name: the optimizer's moments (`exp_avg/fc1.weight`), generators.
+State = Mapping[str, Tensor]
 
 
-def save_checkpoint(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    sums: Tensor,
-    evaluations: Sequence[Evaluation],
-    where: Mapping[str, int],
-) -> None:
-    """Write where a training stands to `path`, complete or not at all."""
-    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{n}": t for n, t in state.items() if isinstance(t, Tensor)}
-    tensors |= {"sums": sums, "generator": torch.get_rng_state()}
-    if sums.is_cuda:
-        tensors["cuda generator"] = torch.cuda.get_rng_state(sums.device)
-    metadata = {"where": json.dumps(dict(where)), "evaluations": json.dumps([asdict(e) for e in evaluations])}
-    write_tensors(path, tensors, metadata)
+def save_checkpoint(lane: Lane, state: State) -> None:
+    """Write where `lane` stands, its weights being in its model, complete or not at all."""
+    assert lane.checkpoint is not None
+    tensors = {f"model/{name}": tensor for name, tensor in lane.model.state_dict().items()}
+    tensors |= {f"state/{name}": tensor for name, tensor in state.items()}
+    tensors["sums"] = lane.sums
+    metadata = {
+        "where": json.dumps({**_span(lane), "iteration": lane.iteration}),
+        "evaluations": json.dumps([asdict(e) for e in lane.evaluations]),
+    }
+    write_tensors(lane.checkpoint, tensors, metadata)
 
 
-def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, sums: Tensor, where: Mapping[str, int]
-) -> tuple[int, list[Evaluation]]:
-    """Put `model`, `optimizer` and `sums` where the checkpoint stands; its iteration and evaluations.
+def load_checkpoint(lane: Lane) -> State:
+    """Put `lane` where its checkpoint stands, if there is one; what it had in memory besides its weights.
 
     Raises:
         Invalid: if the file is damaged, or was left by a training of another length or model.
     """
+    path = lane.checkpoint
+    if path is None or not path.exists():
+        return {}
+    stands, tensors, evaluations = _read(path)
+    if {name: stands.get(name) for name in _span(lane)} != _span(lane):
+        raise Invalid(f"{path}: a checkpoint of another training ({stands}, not {_span(lane)}); remove it")
+    weights = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
+    own = {name: tensor.shape for name, tensor in lane.model.state_dict().items()}
+    if {name: tensor.shape for name, tensor in weights.items()} != own:
+        raise Invalid(f"{path}: a checkpoint of another model; remove it")
+    lane.model.load_state_dict(weights)
+    lane.sums.copy_(tensors["sums"])
+    lane.iteration, lane.evaluations = stands["iteration"], evaluations
+    return {n.removeprefix("state/"): t for n, t in tensors.items() if n.startswith("state/")}
+
+
+def _span(lane: Lane) -> dict[str, int]:
+    return {"start": lane.start, "stop": lane.last}
+
+
+def _read(path: Path) -> tuple[dict[str, int], dict[str, Tensor], list[Evaluation]]:
     try:
         tensors, metadata = read_tensors(path)
-    except Invalid as error:
-        raise Invalid(f"{error}; remove it, and the training starts again") from error
-    stands = json.loads(metadata["where"])
-    if {name: stands[name] for name in where} != dict(where):
-        raise Invalid(f"{path}: a checkpoint of another training ({stands}, not {dict(where)}); remove it")
-    weights = {n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")}
-    if weights.keys() != model.state_dict().keys():
-        raise Invalid(f"{path}: a checkpoint of another model; remove it")
-    model.load_state_dict(weights)
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer/"):
-            _, index, entry = name.split("/")
-            state.setdefault(int(index), {})[entry] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    sums.copy_(tensors["sums"])
-    torch.set_rng_state(tensors["generator"])
-    if "cuda generator" in tensors:
-        torch.cuda.set_rng_state(tensors["cuda generator"], sums.device)
-    return stands["iteration"], [Evaluation(**e) for e in json.loads(metadata["evaluations"])]
+        evaluations = [Evaluation(**e) for e in json.loads(metadata["evaluations"])]
+        return json.loads(metadata["where"]), tensors, evaluations
+    except (Invalid, KeyError, TypeError, ValueError) as error:
+        reason = str(error) if isinstance(error, Invalid) else f"{path}: no checkpoint ({type(error).__name__}: {error})"
+        raise Invalid(f"{reason}; remove it, and the training starts again") from error

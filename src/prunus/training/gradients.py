@@ -17,7 +17,7 @@ Gradients = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 def gradients_of(model: nn.Module) -> Gradients:
     """A function that sets the gradients of the mean cross-entropy in every parameter of `model`."""
-    layers = _fully_connected(model)
+    layers = fully_connected(model)
     return _by_hand(layers) if layers else _by_autograd(model)
 
 
@@ -63,7 +63,7 @@ def _by_hand(layers: list[nn.Linear]) -> Gradients:
     return gradients
 
 
-def _fully_connected(model: nn.Module) -> list[nn.Linear] | None:
+def fully_connected(model: nn.Module) -> list[nn.Linear] | None:
     """The linear layers of a `Sequential` of flatten, linear and ReLU in turn; None for any other model."""
     if type(model) is not nn.Sequential:
         return None

@@ -1,0 +1,212 @@
+"""Any network, one lane at a time: autograd and torch's own optimizers.
+
+On a CPU as many lanes as there are cores for are computed side by side, each by a thread of its own. A network that
+draws random numbers while it trains (dropout) takes turns with the others: PyTorch has one generator for all threads,
+which is set to the lane's own stream for its turn.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from prunus.core.seeds import derive
+from prunus.training.checkpoint import State
+from prunus.training.evaluate import evaluate
+from prunus.training.gradients import gradients_of
+from prunus.training.lane import Lane
+from prunus.training.recipe import learning_rate, make_optimizer
+
+Result = TypeVar("Result")
+
+
+class SingleEngine:
+    """See the module.
+
+    Args:
+        cores: how many cores to use; each lane uses `torch.get_num_threads()` of them.
+    """
+
+    def __init__(self, cores: int) -> None:
+        self._cores, self._threads = cores, torch.get_num_threads()
+        self._seats: dict[Lane, _Seat] = {}
+        self._pool: ThreadPoolExecutor | None = None
+
+    @property
+    def room(self) -> int:
+        """One lane for each share of the cores; one on an accelerator."""
+        on_cpu = all(lane.device.type == "cpu" for lane in self._seats)
+        return max(1, self._cores // self._threads) if on_cpu else 1
+
+    def takes(self, lane: Lane) -> bool:
+        """Any lane on the same device."""
+        return all(lane.device == other.device for other in self._seats)
+
+    def join(self, lane: Lane, state: State) -> None:
+        """Give the lane its optimizer."""
+        self._seats[lane] = _Seat(lane, state)
+
+    def advance(self, lanes: Sequence[Lane], steps: Sequence[int]) -> None:
+        """Side by side where they can be."""
+        self._each([lambda s=self._seats[lane], n=n: s.advance(n) for lane, n in zip(lanes, steps, strict=True)], lanes)
+
+    def evaluate(self, lanes: Sequence[Lane], split: str) -> list[tuple[float, float]]:
+        """Side by side where they can be."""
+        tasks = [lambda lane=lane: evaluate(lane.model, lane.data, getattr(lane.data, split)) for lane in lanes]
+        return self._each(tasks, lanes)
+
+    def state(self, lane: Lane) -> State:
+        """Moments, generators, and what a method keeps."""
+        return self._seats[lane].state()
+
+    def leave(self, lane: Lane) -> None:
+        """The weights are in the model already."""
+        del self._seats[lane]
+
+    def emptied(self) -> "SingleEngine":
+        """The same for other lanes."""
+        return SingleEngine(self._cores)
+
+    def _each(self, tasks: Sequence[Callable[[], Result]], lanes: Sequence[Lane]) -> list[Result]:
+        together = len(tasks) > 1 and self.room > 1 and not any(self._seats[lane].draws for lane in lanes)
+        if not together:
+            return [task() for task in tasks]
+        if self._pool is None:
+            # the number of threads is a setting of each thread's own
+            self._pool = ThreadPoolExecutor(self.room, initializer=torch.set_num_threads, initargs=(self._threads,))
+        return list(self._pool.map(lambda task: task(), tasks))
+
+
+class _Seat:
+    """A lane in training."""
+
+    def __init__(self, lane: Lane, state: State) -> None:
+        self.lane = lane
+        self.draws = _draws(lane)
+        parameters = dict(lane.model.named_parameters())
+        # masks as floats: a product with them takes a seventh of the time of one with bools
+        self.masked = [(parameters[n], m.to(parameters[n])) for n, m in (lane.masks or {}).items()]
+        with torch.no_grad():
+            for parameter, mask in self.masked:
+                parameter.mul_(mask)
+        self.names = [name for name, p in parameters.items() if p.requires_grad]
+        self.optimizer = make_optimizer(lane.recipe, [parameters[name] for name in self.names])
+        self.method = lane.method(lane.model, self.optimizer) if lane.method else None
+        self.gradients = gradients_of(lane.model)
+        lane.products = {"all layers": "PyTorch"}
+        self._load(state)
+
+    def advance(self, steps: int) -> None:
+        """Train the lane by `steps` iterations."""
+        self.lane.model.train()
+        if not self.draws:
+            for iteration in range(self.lane.iteration, self.lane.iteration + steps):
+                self.step(iteration)
+            return
+        with _global_generator(self.lane.device, self.generator):
+            for iteration in range(self.lane.iteration, self.lane.iteration + steps):
+                self.step(iteration)
+            self.generator = _generator_state(self.lane.device)
+
+    def step(self, iteration: int) -> None:
+        """One iteration: gradients, masks, optimizer, method."""
+        lane = self.lane
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(lane.recipe, iteration)
+        loss, correct = self.gradients(*lane.batches[iteration])
+        # zero weights with zero gradients stay zero under SGD, Adam and AdamW, whatever their decay and momentum
+        for parameter, mask in self.masked:
+            assert parameter.grad is not None
+            parameter.grad.mul_(mask)
+        self.optimizer.step()
+        if self.method:
+            self.method.step()
+        lane.sums[0] += loss
+        lane.sums[1] += correct
+
+    def state(self) -> State:
+        """What a checkpoint keeps besides the weights."""
+        state: dict[str, Tensor] = {}
+        for index, entries in self.optimizer.state_dict()["state"].items():
+            moments = {n: t for n, t in entries.items() if isinstance(t, Tensor) and n != "step"}
+            state |= {f"{entry}/{self.names[index]}": tensor for entry, tensor in moments.items()}
+        if self.draws:
+            state |= {f"generator/{name}": tensor for name, tensor in self.generator.items()}
+        if self.method:
+            kept = self.method.state_dict()
+            state |= {f"method/{name}": value for name, value in kept.items() if isinstance(value, Tensor)}
+            rest = json.dumps({name: value for name, value in kept.items() if not isinstance(value, Tensor)})
+            state["method"] = torch.frombuffer(bytearray(rest.encode()), dtype=torch.uint8)
+        return state
+
+    def _load(self, state: State) -> None:
+        self.generator = {n: t for n, t in _part(state, "generator").items()}
+        if self.draws and not self.generator:
+            self.generator = _seeded(self.lane)
+        steps = self.lane.iteration - self.lane.start
+        if steps:
+            loaded: dict[int, dict[str, Tensor]] = {i: {} for i in range(len(self.names))}
+            for entry in ("exp_avg", "exp_avg_sq", "momentum_buffer"):
+                for name, tensor in _part(state, entry).items():
+                    loaded[self.names.index(name)][entry] = tensor
+            if self.lane.recipe.optimizer != "sgd":
+                for entries in loaded.values():
+                    entries["step"] = torch.tensor(float(steps))
+            there = {i: entries for i, entries in loaded.items() if entries}
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": there})
+        if self.method and "method" in state:
+            rest = json.loads(bytes(state["method"].tolist()).decode())
+            self.method.load_state_dict({**_part(state, "method"), **rest})
+
+
+def _part(state: State, prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(f"{prefix}/"): t for n, t in state.items() if n.startswith(f"{prefix}/")}
+
+
+def _draws(lane: Lane) -> bool:
+    """Whether the network draws random numbers while it trains: tried on a copy."""
+    if not any(type(m).__module__.split(".")[:2] != ["torch", "nn"] or "ropout" in type(m).__name__
+               for m in lane.model.modules()):
+        return False
+    model: nn.Module = deepcopy(lane.model).train()
+    with torch.no_grad(), _global_generator(lane.device, _seeded(lane)):
+        before = _generator_state(lane.device)
+        model(lane.data.normalise(lane.data.train.images[:2]))
+        after = _generator_state(lane.device)
+    return any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def _seeded(lane: Lane) -> dict[str, Tensor]:
+    with _global_generator(lane.device, {}):
+        torch.manual_seed(derive(lane.seed, "dropout"))
+        return _generator_state(lane.device)
+
+
+def _generator_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+@contextmanager
+def _global_generator(device: torch.device, state: dict[str, Tensor]) -> Iterator[None]:
+    """With the global generators in `state` (empty: as they are); afterwards they are what they were before."""
+    before = _generator_state(device)
+    try:
+        _set_generator(device, state)
+        yield
+    finally:
+        _set_generator(device, before)
+
+
+def _set_generator(device: torch.device, state: dict[str, Tensor]) -> None:
+    if "cpu" in state:
+        torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
