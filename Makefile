@@ -9,16 +9,17 @@ BUILD := $(shell grep -iE '^(scikit.build.core|nanobind)==' constraints.txt)
 KERNELS := CMakeLists.txt $(wildcard src/prunus/kernels/native/*)
 # Kernels that do not build are an error here, unless there is no compiler at all: PyTorch then does their work.
 export PRUNUS_REQUIRE_NATIVE := $(if $(shell command -v $(CXX)),1,0)
+NATIVE := .venv/.native-$(PRUNUS_REQUIRE_NATIVE)
 
 .PHONY: demo test lint format native docs bench clean help setup
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-demo: .venv/.native ## find winning tickets on the embedded data and draw the figure
+demo: $(NATIVE) ## find winning tickets on the embedded data and draw the figure
 	@$(BIN)/prunus run lottery-ticket --out results
 
-test: .venv/.dev .venv/.native lint ## every check: lint, format, types, tests
+test: .venv/.dev $(NATIVE) lint ## every check: lint, format, types, tests
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
 
 lint: .venv/.dev ## ruff and the type checker
@@ -30,15 +31,15 @@ format: .venv/.dev ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-native: .venv/.native ## the C++ kernels, where their sources changed
+native: $(NATIVE) ## the C++ kernels, where their sources changed
 
 docs: .venv/.dev ## the documentation as a site, in site/
 	$(BIN)/zensical build --clean
 
-bench: .venv/.dev .venv/.native ## the ratios behind every claim of speed
+bench: .venv/.dev $(NATIVE) ## the ratios behind every claim of speed
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-setup: .venv/.dev .venv/.native ## only set up
+setup: .venv/.dev $(NATIVE) ## only set up
 
 clean: ## remove what the other targets made (results stay)
 	rm -rf .venv site build dist .pytest_cache .ruff_cache .hypothesis
@@ -59,10 +60,10 @@ clean: ## remove what the other targets made (results stay)
 	@$(PIP) --no-build-isolation -e '.[study]'
 	@touch $@
 
-.venv/.native: .venv/.study $(KERNELS)
+$(NATIVE): .venv/.study $(KERNELS)
 	@$(PIP) --no-build-isolation --no-deps -e .
 	@touch $@
 
-.venv/.dev: .venv/.study | .venv/.native
+.venv/.dev: .venv/.study | $(NATIVE)
 	@$(PIP) --no-build-isolation -e '.[dev]'
 	@touch $@

@@ -289,7 +289,7 @@ def test_on_a_terminal_bars_show_loss_accuracy_and_time_left_and_an_interrupt_cl
     )  # fmt: skip
     os.close(theirs)
     seen = b""
-    whole = r"lenet-300-100, 0/7 cells +[━╸╺]+ +\d+% \d:\d\d:\d\d"
+    whole = r"0/7 cells, 1 at once +[━╸╺]+ +\d+% \d:\d\d:\d\d"
     cell = r"trial 0 round 0 ticket +[━╸╺]+ +\d+% \d:\d\d:\d\d loss \d\.\d{4} acc\. \d+\.\d\d%"
     try:
         while not (re.search(whole, text := plain(seen.decode(errors="ignore"))) and re.search(cell, text)):

@@ -222,7 +222,7 @@ def _write_report(store: Any, name: str, quiet: bool) -> None:
 
 
 def _print_plan(plan: "Plan") -> None:
-    from prunus.studies.runner import estimate
+    from prunus.studies.estimate import estimate
     from prunus.studies.show import print_plan
 
     print_plan(plan, estimate(plan))

@@ -6,7 +6,8 @@ from results import make_results
 
 from prunus.core.errors import Invalid
 from prunus.core.masks import Masks
-from prunus.studies.runner import Estimate, prepare
+from prunus.studies.estimate import Estimate
+from prunus.studies.runner import prepare
 from prunus.studies.show import CATALOGUE, print_catalogue, print_plan, print_results, print_ticket
 from prunus.tickets import Ticket
 from small_study import finished, small

@@ -30,6 +30,7 @@ PIECE = 2**18
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+COMPARABLE = "floats of 16 to 64 bits, and integers"
 
 
 def largest(tensors: Sequence[Tensor], keep: int, among: Sequence[Tensor] | None = None) -> list[Tensor]:
@@ -231,7 +232,7 @@ def _native(x: Tensor) -> Any:
 def widest(dtypes: set[torch.dtype]) -> torch.dtype:
     """The type to compare in. It holds each value exactly (integers past 2⁵³ only when all are integers)."""
     if strange := dtypes - {*FLOATS, *INTEGERS}:
-        raise Invalid(f"scores are of type {strange.pop()}; allowed: real numbers of 16 to 64 bits, and integers")
+        raise Invalid(f"scores are of type {strange.pop()}; allowed: {COMPARABLE}")
     if dtypes <= set(INTEGERS):
         return torch.int64
     return torch.float64 if dtypes & {torch.float64, *INTEGERS} else torch.float32

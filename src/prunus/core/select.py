@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prunus.core.allocation import Allocation, allot, global_, share
 from prunus.core.errors import Invalid, check_density, nearest
-from prunus.core.largest import largest
+from prunus.core.largest import COMPARABLE, FLOATS, INTEGERS, largest
 from prunus.core.masks import Masks
 
 
@@ -110,11 +110,11 @@ def checked(scores: Mapping[str, Tensor], within: Masks | None) -> Masks | None:
     """`within`, or None where it leaves nothing out.
 
     Raises:
-        Invalid: if a score is complex or NaN, or a name or shape differs.
+        Invalid: if scores are of a type that is not compared, a score is NaN, or a name or shape differs.
     """
     for name, tensor in scores.items():
-        if tensor.is_complex():
-            raise Invalid(f"the scores of {name} are complex; allowed: real numbers")
+        if tensor.dtype not in (*FLOATS, *INTEGERS):
+            raise Invalid(f"the scores of {name} are {tensor.dtype}; allowed: {COMPARABLE}")
         # the largest entry is NaN if any is
         if tensor.is_floating_point() and tensor.numel() and torch.isnan(tensor.detach().amax()):
             raise Invalid(f"the scores of {name} hold NaN; allowed: real numbers and ±inf")

@@ -91,8 +91,7 @@ def select_sharded(
         return _together(selection(local, keep, within, 0, 1), lambda tensor: tensor)
     from torch import distributed
 
-    # a mesh may count its pieces in another order than its group the processes
-    rank = distributed.get_rank(group) if mesh is None else (mesh.get_coordinate() or [-1])[0]
+    rank = distributed.get_rank(group)
     if rank < 0:
         raise Invalid("this process is not in the group that is to select; allowed: processes that are")
     size, device = distributed.get_world_size(group), _place(distributed.get_backend(group), local)
@@ -142,7 +141,6 @@ def _agreed(
     """The type to compare in, and the candidates. What is wrong in one process is an error in each, and none waits."""
     here, problem = {tensor.dtype for tensor in scores.values()}, ""
     try:
-        widest(here)
         within = checked(scores, within)
         if isinstance(keep, Mapping):
             check_names(scores, keep)
@@ -150,7 +148,7 @@ def _agreed(
         problem = str(error)
     asked = 0 if problem else _fingerprint(scores, keep)
     said = torch.zeros(size, 3, dtype=torch.int64)
-    said[rank] = torch.tensor([bool(problem), asked, sum(1 << _DTYPES.index(d) for d in here if d in _DTYPES)])
+    said[rank] = torch.tensor([bool(problem), asked, sum(1 << _DTYPES.index(d) for d in here & {*_DTYPES})])
     said = (yield said).cpu()
     if said[:, 0].any():
         first = int(said[:, 0].argmax())
@@ -203,12 +201,13 @@ class _Digit:
     def histogram(self, part: Part, base: int) -> Tensor:
         """How many candidates have each value of the digit, of those that have the base's higher digits."""
         if self.highest:
-            chosen = part.ordered()
-        else:  # chosen by value, which spares the images of the others
+            places = _images(part.ordered(), part.dtype) >> self.shift
+            places -= base
+        else:
+            # a look at the values spares the images of most; where some are flushed to zero it lets too many through
             lo, hi = _value(base << self.shift, part.dtype), _value((base + self.values << self.shift) - 1, part.dtype)
-            chosen = part.ordered(lambda x: (x >= lo) & (x <= hi))
-        places = _images(chosen, part.dtype) >> self.shift
-        places -= base
+            places = _images(part.ordered(lambda x: (x >= lo) & (x <= hi)), part.dtype) >> self.shift
+            places = places[(places >= base) & (places < base + self.values)] - base
         return torch.bincount(torch.as_tensor(places), minlength=self.values)
 
 
@@ -326,6 +325,9 @@ def _mesh(scores: Mapping[str, Tensor]) -> "DeviceMesh | None":
             how = f"{list(tensor.placements)} over a mesh of {tensor.device_mesh.ndim} dimensions"
             raise Invalid(f"the scores of {name} lie as {how}; allowed: [Shard(dim=0)] over a mesh of one dimension")
         mesh = mesh or tensor.device_mesh
+        if (ranks := mesh.mesh.tolist()) != sorted(ranks):
+            # PyTorch then deals out the pieces in the one order and takes their sizes from the other
+            raise Invalid(f"the scores of {name} lie on a mesh of the processes {ranks}; allowed: in rising order")
     for name, tensor in scores.items():
         if mesh is not None and (not isinstance(tensor, DTensor) or tensor.device_mesh != mesh):
             raise Invalid(f"the scores of {name} do not lie on the mesh of the others; allowed: all on one, or none")

@@ -20,7 +20,7 @@ class Display(Protocol):
     def begin(self, cell: Cell) -> None:
         """A cell starts."""
 
-    def evaluated(self, evaluation: Evaluation) -> None:
+    def evaluated(self, cell: Cell, evaluation: Evaluation) -> None:
         """The cell was evaluated."""
 
     def end(self, cell: Cell, history: History) -> None:
@@ -33,7 +33,7 @@ class Quiet:
     def begin(self, cell: Cell) -> None:
         """Nothing."""
 
-    def evaluated(self, evaluation: Evaluation) -> None:
+    def evaluated(self, cell: Cell, evaluation: Evaluation) -> None:
         """Nothing."""
 
     def end(self, cell: Cell, history: History) -> None:
@@ -64,34 +64,45 @@ class Lines(Quiet):
 
 
 class Bars(Quiet):
-    """Two bars: the whole study, in iterations, and the cell under way."""
+    """Two bars: the whole study, in iterations, and of the cells in training the one that began first."""
 
     def __init__(self, cells: int, iterations: int, progress: Progress) -> None:
-        self._progress, self._cells, self._done = progress, cells, 0
+        self._progress, self._cells, self._done, self._trained = progress, cells, 0, 0
         self._all = progress.add_task(f"0/{cells} cells", total=iterations, note="")
         self._one = progress.add_task("", total=None, note="")
-        self._before = self._first = 0
+        self._under_way: dict[str, int] = {}
+        self._shown = ""
 
     def begin(self, cell: Cell) -> None:
-        """Point the second bar at the cell."""
-        self._first, stop = cell.span
-        about = f"trial {cell.trial} round {cell.round} {cell.arm}"
-        self._progress.reset(self._one, total=stop - self._first, description=about, note="")
-        self._progress.update(self._all, description=f"{cell.network}, {self._done}/{self._cells} cells")
+        """Count the cell among those in training."""
+        self._under_way[cell.key] = 0
+        self._update()
 
-    def evaluated(self, evaluation: Evaluation) -> None:
-        """Move both bars."""
-        done = evaluation.iteration - self._first
-        note = f"loss {evaluation.validation_loss:.4f} acc. {evaluation.validation_accuracy:.2%}"
-        self._progress.update(self._one, completed=done, note=note)
-        self._progress.update(self._all, completed=self._before + done)
+    def evaluated(self, cell: Cell, evaluation: Evaluation) -> None:
+        """Move the bars."""
+        start, stop = cell.span
+        done = self._under_way[cell.key] = evaluation.iteration - start
+        if cell.key == next(iter(self._under_way)):
+            if cell.key != self._shown:
+                about = f"trial {cell.trial} round {cell.round} {cell.arm}"
+                self._progress.reset(self._one, total=stop - start, description=about)
+                self._shown = cell.key
+            note = f"loss {evaluation.validation_loss:.4f} acc. {evaluation.validation_accuracy:.2%}"
+            self._progress.update(self._one, completed=done, note=note)
+        self._update()
 
     def end(self, cell: Cell, history: History) -> None:
         """Count the cell."""
         start, stop = cell.span
-        self._done, self._before = self._done + 1, self._before + stop - start
-        note = f"last: {history.early_stop.test_accuracy:.2%} at stop"
-        self._progress.update(self._all, completed=self._before, note=note)
+        del self._under_way[cell.key]
+        self._done, self._trained = self._done + 1, self._trained + stop - start
+        self._update()
+
+    def _update(self) -> None:
+        description = f"{self._done}/{self._cells} cells, {len(self._under_way)} at once"
+        self._progress.update(
+            self._all, completed=self._trained + sum(self._under_way.values()), description=description
+        )
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Running a study: the cells that are missing, parents first; what is finished is never computed again."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,12 @@ from prunus.core.masks import Masks
 from prunus.data import DataSet, load
 from prunus.studies.cells import Cell, expand
 from prunus.studies.config import LotteryTicket
+from prunus.studies.local import LocalRun
 from prunus.studies.progress import display
 from prunus.studies.resolve import to_yaml
+from prunus.studies.schedule import Schedule
 from prunus.studies.store import Store
-from prunus.studies.work import new_model, rates_by_kind, work
+from prunus.studies.work import new_model, rates_by_kind
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,14 @@ def prepare(study: LotteryTicket, out: Path) -> Plan:
     """
     if out.exists() and not out.is_dir():
         raise Invalid(f"--out {str(out)!r} is a file; allowed: a folder, made if it is not there")
-    loaded: dict[tuple, DataSet] = {}
+    loaded: dict[str, DataSet] = {}
     data: dict[str, DataSet] = {}
     for name, setting in study.variants.items():
-        wanted = (setting.data.name, setting.data.validation)
+        wanted = setting.data.model_dump_json()
         if wanted not in loaded:
-            loaded[wanted] = load(setting.data.name, validation=setting.data.validation, seed=study.seed)
-        data[name] = loaded[wanted].in_unit_range() if setting.data.scale == "unit" else loaded[wanted]
+            as_read = load(setting.data.name, validation=setting.data.validation, seed=study.seed)
+            loaded[wanted] = as_read.in_unit_range() if setting.data.scale == "unit" else as_read
+        data[name] = loaded[wanted]
     cells = expand(study, data)
     for name in study.variants:
         _check(next(cell for cell in cells if cell.network == name), data[name])
@@ -74,7 +76,9 @@ def _check(cell: Cell, data: DataSet) -> None:
     rates_by_kind(network, masks, prune)
 
 
-def run(plan: Plan, command: str, *, quiet: bool = False, checkpoint_every: float = 60.0) -> None:
+def run(
+    plan: Plan, command: str, *, quiet: bool = False, checkpoint_every: float = 60.0, cores: int | None = None
+) -> None:
     """Train what is missing. Stopped at any point, the same call goes on where it was, to the same records.
 
     Args:
@@ -82,73 +86,26 @@ def run(plan: Plan, command: str, *, quiet: bool = False, checkpoint_every: floa
         command: what the report will say to run again.
         quiet: show no progress.
         checkpoint_every: seconds between the checkpoints of a cell.
+        cores: how many cores to use; None is all that this process may use.
+
+    Raises:
+        Invalid: if cells could not be trained; all others are then finished.
     """
     torch.set_num_threads(plan.study.threads)
     study, missing = plan.study, plan.missing
     plan.store.plan(study.name, to_yaml(study), study.title, command, plan.cells)
-    there: dict[str, DataSet] = {}
     with display(len(missing), sum(stop - start for start, stop in (c.span for c in missing)), quiet) as shown:
-        for cell in missing:
-            if cell.network not in there:
-                there = {cell.network: plan.data[cell.network].to(study.device)}
-            shown.begin(cell)
-            data = there[cell.network]
-            history = work(cell, data, plan.store, study.device, shown.evaluated, checkpoint_every)
-            shown.end(cell, history)
+        LocalRun(
+            Schedule(missing),
+            on_device(plan),
+            plan.store,
+            shown,
+            cores=cores,
+            checkpoint_every=checkpoint_every,
+        ).run()
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What is left to do: cells, iterations, and seconds as measured by a short training of each network."""
-
-    cells: int
-    iterations: int
-    seconds: float
-
-
-def estimate(plan: Plan, iterations: int = 30) -> Estimate:
-    """Time a few iterations and one evaluation of each variant, and add up what is missing.
-
-    Args:
-        plan: from `prepare`.
-        iterations: how many to time.
-    """
-    torch.set_num_threads(plan.study.threads)
-    seconds, total = 0.0, 0
-    for name in plan.study.variants:
-        cells = [cell for cell in plan.missing if cell.network == name]
-        if not cells:
-            continue
-        step, image = _time(cells[0], plan.data[name].to(plan.study.device), plan.study.device, iterations)
-        for cell in cells:
-            start, stop = cell.span
-            evaluations = -(-(stop - start) // cell.identity["train"]["evaluate_every"])
-            total += stop - start
-            seconds += step * (stop - start) + image * _images(plan.data[name], evaluations)
-    return Estimate(len(plan.missing), total, seconds)
-
-
-def _images(data: DataSet, evaluations: int) -> float:
-    """How many images a cell evaluates: the validation split each time, the training split at the end, and the test
-    set at the end and where validation is best so far, which is about a quarter of the times.
-    """
-    return evaluations * len(data.validation) + len(data.train) + (1 + evaluations / 4) * len(data.test)
-
-
-def _time(cell: Cell, data: DataSet, device: str, iterations: int) -> tuple[float, float]:
-    """Seconds an iteration, and seconds an image in evaluation."""
-    from prunus.studies.cells import recipe_of
-    from prunus.training import evaluate
-    from prunus.training.loop import Trainer
-
-    model = new_model(cell, data).to(device)
-    trainer = Trainer(model, data, recipe_of(cell.setting, len(data.train), retrain=False), seed=0)
-    trainer.step()
-    began = time.perf_counter()
-    for _ in range(iterations):
-        trainer.step()
-    trainer.sums.tolist()  # waits for a GPU
-    step = (time.perf_counter() - began) / iterations
-    began = time.perf_counter()
-    evaluate(model, data, data.validation)
-    return step, (time.perf_counter() - began) / len(data.validation)
+def on_device(plan: Plan) -> dict[str, DataSet]:
+    """The data set of each variant on the study's device; variants with the same data share it."""
+    there = {id(data): data.to(plan.study.device) for data in plan.data.values()}
+    return {name: there[id(data)] for name, data in plan.data.items()}

@@ -22,7 +22,8 @@ from prunus.studies.duration import duration
 from prunus.studies.report.curves import METRICS, curves, networks, percent
 from prunus.studies.resolve import STUDIES
 from prunus.studies.results import Results
-from prunus.studies.runner import Estimate, Plan
+from prunus.studies.estimate import Estimate
+from prunus.studies.runner import Plan
 from prunus.tickets import Ticket
 
 #: What can be listed.

@@ -1,10 +1,9 @@
-"""The work of one cell: its starting point, its training, its files."""
+"""The work on one cell: its starting point, its lane, its files."""
 
 import os
 import platform
-import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,49 +23,66 @@ from prunus.studies.store import Store
 from prunus.tickets import Ticket, randomised, reinitialised, shuffled
 from prunus.tickets.rounds import prune_round
 from prunus.tickets.ticket import snapshot
-from prunus.training import Checkpointing, History, train
-from prunus.training.loop import Watch
+from prunus.training import Lane
+from prunus.training.lane import Watch
 
 
-def work(cell: Cell, data: DataSet, store: Store, device: str, watch: Watch, checkpoint_every: float) -> History:
-    """Train `cell`, whose parents are in `store`, and file it there; a checkpoint left by an earlier try is used.
+class Diverged(Invalid):
+    """A ticket cannot be made, since the network that it is pruned from was trained to no number."""
 
-    Args:
-        cell: what to train.
-        data: its data, on `device`.
-        store: where its parents lie and where it goes.
-        device: where to train.
-        watch: called with each evaluation.
-        checkpoint_every: seconds between checkpoints.
-    """
-    began = time.monotonic()
-    model = new_model(cell, data)
-    ticket = starting_point(cell, model, data, store)
-    model.load_state_dict(ticket.weights)
-    model.to(device)
-    start, stop = cell.span
-    history = train(
-        model,
-        data,
-        recipe_of(cell.setting, len(data.train), retrain=cell.round > 0),
-        masks=ticket.masks,
-        seed=derive(cell.seed, "training"),
-        start=start,
-        stop=stop,
-        watch=watch,
-        checkpointing=Checkpointing(store.partial(cell.key), checkpoint_every),
-    )
-    about = {
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - began, 3),
-        "environment": environment(device),
-    }
-    if cell.arm in ("start", "ticket"):
-        store.add(cell, ticket, history, about, snapshot(model))
-    else:
-        # a control's weights are a function of its seed, and no other cell needs them
-        store.add(cell, replace(ticket, weights={}), history, about, None)
-    return history
+
+@dataclass(frozen=True)
+class Work:
+    """A cell in training: the ticket it starts from, and its lane."""
+
+    cell: Cell
+    ticket: Ticket
+    lane: Lane
+
+    @classmethod
+    def begin(cls, cell: Cell, data: DataSet, store: Store, watch: Watch | None = None) -> "Work":
+        """The work on `cell`, whose parents are in `store`; a checkpoint left by an earlier try will be used.
+
+        Args:
+            cell: what to train.
+            data: its data, on the device to train on.
+            store: where its parents lie and where it goes.
+            watch: called with each evaluation.
+
+        Raises:
+            Diverged: if its parent was trained to no number.
+            Invalid: if a file of its parents is damaged.
+        """
+        model = new_model(cell, data)
+        ticket = starting_point(cell, model, data, store)
+        model.load_state_dict(ticket.weights)
+        start, stop = cell.span
+        lane = Lane(
+            model.to(data.train.images.device),
+            data,
+            recipe_of(cell.setting, len(data.train), retrain=cell.round > 0),
+            masks=ticket.masks,
+            seed=derive(cell.seed, "training"),
+            start=start,
+            stop=stop,
+            watch=watch,
+            checkpoint=store.partial(cell.key),
+        )
+        return cls(cell, ticket, lane)
+
+    def file(self, store: Store) -> None:
+        """Put the finished cell into `store`."""
+        about = {
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(self.lane.seconds, 3),
+            "environment": environment(self.lane.device),
+            "products": self.lane.products,
+        }
+        if self.cell.arm in ("start", "ticket"):
+            store.add(self.cell, self.ticket, self.lane.history, about, snapshot(self.lane.model))
+        else:
+            # a control's weights are a function of its seed, and no other cell needs them
+            store.add(self.cell, replace(self.ticket, weights={}), self.lane.history, about, None)
 
 
 def new_model(cell: Cell, data: DataSet, *stream: object) -> nn.Module:
@@ -102,7 +118,7 @@ def _ticket(cell: Cell, model: nn.Module, store: Store) -> Ticket:
         parent = store.ticket(cell.parent)
         trained = store.trained(cell.parent)
         if diverged := [name for name in masks if trained[name].isnan().any()]:
-            raise Invalid(f"{cell.label}: {diverged[0]} was trained to NaN a round earlier; lower train.lr")
+            raise Diverged(f"{cell.label}: {diverged[0]} was trained to NaN a round earlier; lower train.lr")
         masks = prune_round(trained, parent.masks, rates_by_kind(model, parent.masks, prune), prune.scope)
         weights = weights if prune.retrain == "reset" else trained
     return Ticket(masks, weights, cell.round, {"study": "lottery-ticket", "cell": dict(cell.identity)})
@@ -117,14 +133,14 @@ def rates_by_kind(model: nn.Module, masks: Masks, prune: PruneConfig) -> dict[st
     return {name: defaults[k] if (rate := rates[k]) is None else rate for name, k in kinds.items()}
 
 
-def environment(device: str) -> Mapping[str, Any]:
+def environment(device: torch.device) -> Mapping[str, Any]:
     """What the numbers may depend on besides the cell's identity."""
     return {
         "prunus": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count() or 0,
     }

@@ -79,6 +79,7 @@ class Lane:
     # loss and correct predictions, summed over the batches since the last evaluation, float64 [2]
     sums: Tensor = field(init=False, repr=False)
     train_accuracy: float | None = field(init=False, default=None)
+    seconds: float = field(init=False, default=0.0)  # its share of the time that its stack took
     products: dict[str, str] = field(init=False, default_factory=dict)  # how each layer is computed, in words
 
     def __post_init__(self) -> None:

@@ -78,8 +78,9 @@ class Stack:
         Raises:
             Invalid: if a lane does not fit into memory even alone, or its checkpoint is not its own.
         """
+        began = time.monotonic()
         try:
-            self._admit()
+            self.admit()
             self._train()
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
@@ -88,12 +89,16 @@ class Stack:
             return []
         self._evaluate([lane for lane in self.lanes if _is_due(lane)])
         finished = [lane for lane in self.lanes if lane.finished]
+        share = (time.monotonic() - began) / max(1, len(self.lanes))
+        for lane in self.lanes:
+            lane.seconds += share
         self._dismiss(finished)
         if time.monotonic() - self._saved >= self._every:
             self._save()
         return finished
 
-    def _admit(self) -> None:
+    def admit(self) -> None:
+        """Let those that wait join, as far as there is room."""
         assert self.engine is not None
         most = self.engine.room if self._size is None else self._size
         while self._waiting and len(self.lanes) < max(1, most):

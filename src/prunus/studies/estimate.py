@@ -1,0 +1,86 @@
+"""How long a study would take here: a short training of each network, dense and at its sparsest, and the rest by rule."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from prunus.core.masks import Masks
+from prunus.core.seeds import generator
+from prunus.data import DataSet
+from prunus.studies.cells import Cell, recipe_of
+from prunus.studies.runner import Plan, on_device
+from prunus.studies.work import new_model
+from prunus.training import Lane, Stack
+from prunus.training.cores import available_cores
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left to do: cells, iterations, and seconds as measured by a short training of each network."""
+
+    cells: int
+    iterations: int
+    seconds: float
+
+
+def estimate(plan: Plan, iterations: int = 30) -> Estimate:
+    """Time a few iterations and one evaluation of each variant, and add up what is missing.
+
+    Args:
+        plan: from `prepare`.
+        iterations: how many to time.
+    """
+    torch.set_num_threads(plan.study.threads)
+    missing, data = plan.missing, on_device(plan)
+    at_once = max(1, available_cores() // plan.study.threads) if plan.study.device == "cpu" else 1
+    seconds, total = 0.0, 0
+    for name in plan.study.variants:
+        cells = [cell for cell in missing if cell.network == name]
+        if not cells:
+            continue
+        dense, sparse = (_time(cells[0], data[name], density, iterations) for density in (1.0, _SPARSEST))
+        for cell in cells:
+            start, stop = cell.span
+            total += stop - start
+            evaluations = -(-(stop - start) // cell.identity["train"]["evaluate_every"])
+            left = (_density(cell) - _SPARSEST) / (1 - _SPARSEST)
+            step, image = (max(0.0, b + (a - b) * left) for a, b in zip(dense, sparse, strict=True))
+            seconds += (step * (stop - start) + image * _images(data[name], evaluations)) / at_once
+    return Estimate(len(missing), total, seconds)
+
+
+#: The density of the second timing; in between, time goes with the number of weights.
+_SPARSEST = 0.05
+
+
+def _density(cell: Cell) -> float:
+    return (1 - cell.setting.prune.rate) ** cell.round
+
+
+def _images(data: DataSet, evaluations: int) -> float:
+    """How many images a cell evaluates: the validation split each time, the training split at the end, and the test
+    set at the end and where validation is best so far, which is about a quarter of the times.
+    """
+    return evaluations * len(data.validation) + len(data.train) + (1 + evaluations / 4) * len(data.test)
+
+
+def _time(cell: Cell, data: DataSet, density: float, iterations: int) -> tuple[float, float]:
+    """Seconds an iteration, and seconds an image in evaluation, of one lane on the cores of one."""
+    model = new_model(cell, data).to(data.train.images.device)
+    masks = Masks.random(model, density, generator=generator(0, "masks"), exclude=cell.setting.prune.exclude or None)
+    recipe = recipe_of(cell.setting, len(data.train), retrain=False)
+    lane = Lane(model, data, recipe, masks=masks if density < 1 else None)
+    stack = Stack(cores=1, size=1)
+    stack.add(lane)
+    stack.admit()
+    engine = stack.engine
+    assert engine is not None
+    engine.advance([lane], [1])
+    began = time.perf_counter()
+    engine.advance([lane], [iterations])
+    lane.sums.tolist()  # waits for a GPU
+    step = (time.perf_counter() - began) / iterations
+    began = time.perf_counter()
+    engine.evaluate([lane], "validation")
+    return step, (time.perf_counter() - began) / len(data.validation)

@@ -1,0 +1,107 @@
+"""Training cells in this process: stacks are kept full with whatever is ready."""
+
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from prunus.core.errors import Invalid
+from prunus.data import DataSet
+from prunus.studies.cells import Cell
+from prunus.studies.progress import Display
+from prunus.studies.schedule import Schedule
+from prunus.studies.store import Store
+from prunus.studies.work import Diverged, Work
+from prunus.training import Stack
+from prunus.training.lane import Lane
+
+
+class LocalRun:
+    """Trains the cells of a schedule, as many at once as is fastest, and files them.
+
+    Args:
+        schedule: what to train.
+        data: the data set of each variant, on the device to train on.
+        store: where cells go.
+        shown: what is told of the progress.
+        cores: how many cores to use; None is all that this process may use.
+        checkpoint_every: seconds between checkpoints.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        data: Mapping[str, DataSet],
+        store: Store,
+        shown: Display,
+        *,
+        cores: int | None = None,
+        checkpoint_every: float = 60.0,
+    ) -> None:
+        self._schedule, self._data, self._store, self._shown = schedule, data, store, shown
+        self._cores, self._every = cores, checkpoint_every
+        self._stacks: dict[str, Stack] = {}  # by variant; variants that are computed together share one
+        self._works: dict[Lane, Work] = {}
+        self._filing: dict[Future[None], Work] = {}
+        self.failures: list[str] = []
+
+    def run(self) -> None:
+        """Train until nothing is left.
+
+        Raises:
+            Invalid: at the end, if there were cells that could not be trained; all others are then filed.
+        """
+        # one thread: a cell is written while others are trained
+        with ThreadPoolExecutor(1) as self._filer:
+            while len(self._schedule):
+                self._fill()
+                for stack in self._busy():
+                    for lane in stack.advance():
+                        work = self._works.pop(lane)
+                        self._filing[self._filer.submit(work.file, self._store)] = work
+                self._collect()
+        if self.failures:
+            more = f" (and {len(self.failures) - 1} more like it)" if len(self.failures) > 1 else ""
+            raise Invalid(self.failures[0] + more)
+
+    def _busy(self) -> list[Stack]:
+        stacks = {id(stack): stack for stack in self._stacks.values()}
+        return [stack for stack in stacks.values() if stack.busy]
+
+    def _fill(self) -> None:
+        for network in self._schedule.networks:
+            while self._has_room(network) and (cell := self._schedule.take(network)):
+                self._begin(cell)
+
+    def _has_room(self, network: str) -> bool:
+        return network not in self._stacks or self._stacks[network].room > 0
+
+    def _begin(self, cell: Cell) -> None:
+        def watch(evaluation: object) -> None:
+            self._shown.evaluated(cell, evaluation)  # type: ignore[arg-type]
+
+        try:
+            work = Work.begin(cell, self._data[cell.network], self._store, watch)
+        except Diverged as error:
+            self.failures.append(str(error))
+            self._schedule.given_up(cell)
+            return
+        self._shown.begin(cell)
+        self._works[work.lane] = work
+        self._stack(cell.network, work.lane).add(work.lane)
+
+    def _stack(self, network: str, lane: Lane) -> Stack:
+        stack = self._stacks.get(network)
+        if stack is None or not stack.takes(lane):
+            fitting = (other for other in self._stacks.values() if other.takes(lane))
+            stack = next(fitting, None) or Stack(cores=self._cores, checkpoint_every=self._every)
+            self._stacks[network] = stack
+        return stack
+
+    def _collect(self) -> None:
+        """Take note of what is filed; where there is nothing else to do, wait for it."""
+        if self._filing and not self._busy():
+            wait(self._filing, return_when=FIRST_COMPLETED)
+        for future in [future for future in self._filing if future.done()]:
+            work = self._filing.pop(future)
+            future.result()
+            self._schedule.filed(work.cell)
+            self._shown.end(work.cell, work.lane.history)
