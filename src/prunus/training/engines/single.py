@@ -34,7 +34,7 @@ class SingleEngine:
 
     def __init__(self, cores: int) -> None:
         self._cores, self._threads = cores, torch.get_num_threads()
-        self._seats: dict[Lane, _Seat] = {}
+        self._seats: dict[Lane, Seat] = {}
         self._pool: ThreadPoolExecutor | None = None
 
     @property
@@ -49,7 +49,7 @@ class SingleEngine:
 
     def join(self, lane: Lane, state: State) -> None:
         """Give the lane its optimizer."""
-        self._seats[lane] = _Seat(lane, state)
+        self._seats[lane] = Seat(lane, state)
 
     def advance(self, lanes: Sequence[Lane], steps: Sequence[int]) -> None:
         """Side by side where they can be."""
@@ -82,7 +82,7 @@ class SingleEngine:
         return list(self._pool.map(lambda task: task(), tasks))
 
 
-class _Seat:
+class Seat:
     """A lane in training."""
 
     def __init__(self, lane: Lane, state: State) -> None:
@@ -118,7 +118,7 @@ class _Seat:
         lane = self.lane
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(lane.recipe, iteration)
-        loss, correct = self.gradients(*lane.batches[iteration])
+        loss, correct = self.losses(iteration)
         # zero weights with zero gradients stay zero under SGD, Adam and AdamW, whatever their decay and momentum
         for parameter, mask in self.masked:
             assert parameter.grad is not None
@@ -128,6 +128,10 @@ class _Seat:
             self.method.step()
         lane.sums[0] += loss
         lane.sums[1] += correct
+
+    def losses(self, iteration: int) -> tuple[Tensor, Tensor]:
+        """Set the gradients of an iteration; its mean loss and number of correct predictions."""
+        return self.gradients(*self.lane.batches[iteration])
 
     def state(self) -> State:
         """What a checkpoint keeps besides the weights."""
