@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
@@ -126,6 +127,7 @@ def _root(
 def main(arguments: list[str] | None = None) -> NoReturn:
     """The command line: exit code 0, 2 on bad input, 130 when interrupted."""
     _print_any_letter()
+    warnings.showwarning = _warn
     try:
         code = app(arguments, standalone_mode=False)
         sys.stdout.flush()
@@ -167,6 +169,10 @@ def _drop_output() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _warn(message: Warning | str, *_: object) -> None:
+    print("warning: " + " ".join(str(message).split()), file=sys.stderr)
 
 
 def _print_any_letter() -> None:

@@ -13,8 +13,6 @@ from types import ModuleType
 
 import torch  # noqa: F401  # first: the compiled module takes its OpenMP runtime from what PyTorch has loaded
 
-from prunus.core.errors import Invalid
-
 __all__ = ["available", "native"]
 
 
@@ -22,7 +20,7 @@ def available() -> bool:
     """Whether the C++ kernels can be used here. Warns of nothing.
 
     Raises:
-        Invalid: if the environment variable `PRUNUS_ISA` names an instruction set that this CPU cannot run.
+        ValueError: if the environment variable `PRUNUS_ISA` names an instruction set that this CPU cannot run.
     """
     return isinstance(_loaded(), ModuleType)
 
@@ -31,7 +29,7 @@ def native() -> ModuleType | None:
     """The compiled module, or None where PyTorch has to do the work: that is said once, as a warning.
 
     Raises:
-        Invalid: if the environment variable `PRUNUS_ISA` names an instruction set that this CPU cannot run.
+        ValueError: if the environment variable `PRUNUS_ISA` names an instruction set that this CPU cannot run.
     """
     module = _loaded()
     if isinstance(module, ModuleType):
@@ -57,7 +55,7 @@ def _loaded() -> ModuleType | str:
 def _choose(module: ModuleType, forced: str) -> None:
     sets = module.instruction_sets()
     if forced not in sets:
-        raise Invalid(f"PRUNUS_ISA is {forced!r}; allowed on this CPU: {', '.join(sets)}")
+        raise ValueError(f"PRUNUS_ISA is {forced!r}; allowed on this CPU: {', '.join(sets)}")
     module.use(forced)
 
 

@@ -20,7 +20,7 @@ from prunus.training import Recipe
 from prunus.training.recipe import in_iterations
 
 #: Raised when the numbers of a cell change for the same identity, so that old cells are not mistaken for new ones.
-FORMAT = 1
+FORMAT = 2
 
 #: `start` is the dense training up to the iteration that is rewound to; it is no row of the figure.
 Arm = Literal["start", "ticket", "reinit", "shuffle", "random"]

@@ -1,6 +1,7 @@
 """What a study found, as plain records: the one thing that the report reads."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from prunus.core.summary import Layer
 from prunus.training.history import Evaluation, Outcome
@@ -24,6 +25,7 @@ class CellResult:
         evaluations: the training curve, by iteration.
         seconds: how long the cell took.
         environment: versions, device, threads, seed: what the numbers depend on besides the config.
+        products: how each layer was computed: "dense", "sparse" or "PyTorch".
     """
 
     key: str
@@ -39,6 +41,7 @@ class CellResult:
     evaluations: tuple[Evaluation, ...]
     seconds: float
     environment: dict[str, str | int]
+    products: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def density(self) -> float:

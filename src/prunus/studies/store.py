@@ -136,6 +136,7 @@ class Store:
                 evaluations=tuple(Evaluation(**_numbers(e)) for e in records["evaluations"]),
                 seconds=about["seconds"],
                 environment=about["environment"],
+                products=about.get("products", {}),
             )
 
 

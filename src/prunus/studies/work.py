@@ -15,6 +15,7 @@ from prunus.core.errors import Invalid
 from prunus.core.masks import Masks
 from prunus.core.seeds import derive, generator
 from prunus.data import DataSet
+from prunus.kernels import native
 from prunus.models import build
 from prunus.models.roles import kind_of
 from prunus.studies.cells import Cell, recipe_of
@@ -142,5 +143,6 @@ def environment(device: torch.device) -> Mapping[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
+        "kernels": module.instruction_set() if (module := native()) else "PyTorch's",
         "cores": os.cpu_count() or 0,
     }

@@ -65,5 +65,7 @@ def _read(path: Path) -> tuple[dict[str, int], dict[str, Tensor], list[Evaluatio
         evaluations = [Evaluation(**e) for e in json.loads(metadata["evaluations"])]
         return json.loads(metadata["where"]), tensors, evaluations
     except (Invalid, KeyError, TypeError, ValueError) as error:
-        reason = str(error) if isinstance(error, Invalid) else f"{path}: no checkpoint ({type(error).__name__}: {error})"
+        reason = (
+            str(error) if isinstance(error, Invalid) else f"{path}: no checkpoint ({type(error).__name__}: {error})"
+        )
         raise Invalid(f"{reason}; remove it, and the training starts again") from error

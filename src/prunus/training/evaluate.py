@@ -1,7 +1,7 @@
 """Loss and accuracy of a network on a split."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from prunus.data import DataSet, Split
@@ -10,7 +10,6 @@ from prunus.data import DataSet, Split
 BATCH = 500
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, data: DataSet, split: Split) -> tuple[float, float]:
     """Mean cross-entropy and accuracy (a fraction) of `model` on `split`, without augmentation, in evaluation mode.
 
@@ -19,13 +18,27 @@ def evaluate(model: nn.Module, data: DataSet, split: Split) -> tuple[float, floa
         data: whose mean and deviation normalise the images.
         split: one of `data`'s splits, on the model's device.
     """
-    training = model.training
-    model.eval()
     sums = torch.zeros(2, dtype=torch.float64, device=split.images.device)
-    for images, labels in zip(split.images.split(BATCH), split.labels.split(BATCH), strict=True):
-        logits = model(data.normalise(images))
-        sums[0] += F.cross_entropy(logits, labels, reduction="sum")
-        sums[1] += (logits.argmax(1) == labels).sum()
-    model.train(training)
+    for batch in range(number_of_batches(split)):
+        sums += batch_sums(model, data, split, batch)
     loss, correct = (sums / len(split)).tolist()
     return loss, correct
+
+
+def number_of_batches(split: Split) -> int:
+    """How many batches `split` is evaluated in."""
+    return -(-len(split) // BATCH)
+
+
+@torch.no_grad()
+def batch_sums(model: nn.Module, data: DataSet, split: Split, batch: int) -> Tensor:
+    """Cross-entropy and correct predictions summed over one of the batches of `split`: float64 [2]."""
+    training = model.training
+    model.eval()
+    rows = slice(batch * BATCH, (batch + 1) * BATCH)
+    labels = split.labels[rows]
+    logits = model(data.normalise(split.images[rows]))
+    model.train(training)
+    return torch.stack(
+        [F.cross_entropy(logits, labels, reduction="sum").double(), (logits.argmax(1) == labels).sum().double()]
+    )

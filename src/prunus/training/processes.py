@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 #: What torchrun says to each process that it starts.
 PLACE = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 #: Ways of accelerate's that take the network apart, by what asks for them in the environment.
-_APART = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron"}
+_APART = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron",
+}
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,8 @@ class Processes:
         if missing := [name for name in PLACE if name not in os.environ]:
             raise Invalid(f"{missing[0]} is not set, though RANK or WORLD_SIZE is; torchrun sets them all")
         local = int(os.environ["LOCAL_RANK"])
-        if device == "cuda" and local >= torch.cuda.device_count():
-            raise Invalid(
-                f"process {local + 1} of this machine needs a GPU of its own; here there are {torch.cuda.device_count()}"
-            )
+        if device == "cuda" and local >= (there := torch.cuda.device_count()):
+            raise Invalid(f"process {local} of this machine needs GPU {local}; here there are {there}, counted from 0")
         accelerator = _accelerator(device)
         return cls(dist.get_rank(), dist.get_world_size(), accelerator.device, accelerator)
 
@@ -130,8 +132,7 @@ def _accelerator(device: str) -> "Accelerator":
             mixed_precision="no",
             kwargs_handlers=[
                 InitProcessGroupKwargs(backend="gloo" if device == "cpu" else "nccl"),
-                # buffers change alike in each process
-                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+                DistributedDataParallelKwargs(gradient_as_bucket_view=True),
             ],
         )
     except (dist.DistError, ValueError) as error:

@@ -69,10 +69,26 @@ def facts(results: Results) -> list[tuple[str, str]]:
     rows = [(name.replace("_", " "), _few(known)) for name, known in values.items()]
     return [
         *rows,
+        *(("layers computed", text) for text in products(results)),
         ("cells", f"{len(results.cells)} of {results.planned}"),
         ("time, all cells", duration(sum(seconds))),
         ("time, a cell", f"{duration(fmean(seconds))} ({duration(min(seconds))} to {duration(max(seconds))})"),
     ]
+
+
+def products(results: Results) -> list[str]:
+    """For each network, which of its layers were computed as sparse ones, and from which density on."""
+    said = []
+    for network in networks(results):
+        sparse: dict[str, list[float]] = {}
+        for cell in (cell for cell in results.cells if cell.network == network):
+            density = {layer.name.removesuffix(".weight"): layer.density for layer in cell.layers}
+            for name, how in cell.products.items():
+                sparse.setdefault(name, []).extend([density[name]] if how == "sparse" else [])
+        if any(sparse.values()):
+            parts = [f"{n} sparse up to {percent(100 * max(d))} %" if d else f"{n} dense" for n, d in sparse.items()]
+            said.append(f"{called(network)}: " + ", ".join(parts))
+    return said
 
 
 def cells(results: Results) -> list[dict]:

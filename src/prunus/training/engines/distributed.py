@@ -48,8 +48,8 @@ class DistributedEngine:
         return 1
 
     def takes(self, lane: Lane) -> bool:
-        """Any lane, if no other is here."""
-        return not self._seats
+        """Any lane where the processes compute, if no other is here."""
+        return not self._seats and lane.device.type == self._processes.device.type
 
     def join(self, lane: Lane, state: State) -> None:
         """Give the lane its optimizer, and its network to all processes.
@@ -98,7 +98,7 @@ class DistributedEngine:
         processes, part = self._processes, getattr(lane.data, split)
         if not processes.same(lane.model.state_dict()):
             raise Invalid(
-                f"the processes hold different weights at iteration {lane.iteration}: allowed are machines of one kind, "
+                f"the processes hold different weights at iteration {lane.iteration}; allowed: machines of one kind, "
                 "and methods that change the network in the same way in each process"
             )
         count = number_of_batches(part)
@@ -138,7 +138,7 @@ class _SharedSeat(Seat):
         lane.sums.copy_(self.processes.sum(lane.sums) + before)
 
     def losses(self, iteration: int) -> tuple[Tensor, Tensor]:
-        """Set the gradients of the mean loss over the total batch; this process's share of the loss, and of the hits."""
+        """Set the gradients of the mean loss over the total batch; this process's share of it, and its hits."""
         lane, world = self.lane, self.processes.world
         split, rows = lane.batches.examples(iteration, 1)
         own = rows[0, self.processes.rank :: world]

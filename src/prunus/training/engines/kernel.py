@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prunus.core.errors import Invalid
 from prunus.data import DataSet
 from prunus.kernels import native
 from prunus.training.checkpoint import State
@@ -47,7 +48,7 @@ class KernelEngine:
             bool(layers)
             and layers[0].in_features == inputs
             and all(p.dtype == torch.float32 for p in lane.model.parameters())
-            and native() is not None
+            and _there()
         )
 
     @property
@@ -167,6 +168,13 @@ class _Seat:
             for part, moment in enumerate(_MOMENTS[self.lane.recipe.optimizer], 1):
                 if (weight := state.get(f"{moment}/{name}.weight")) is not None:
                     self.chain.write(index, part, weight, state.get(f"{moment}/{name}.bias"))
+
+
+def _there() -> bool:
+    try:
+        return native() is not None
+    except ValueError as error:  # PRUNUS_ISA names what this CPU cannot run
+        raise Invalid(str(error)) from error
 
 
 def _native() -> Any:

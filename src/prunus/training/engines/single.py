@@ -108,7 +108,7 @@ class Seat:
             for iteration in range(self.lane.iteration, self.lane.iteration + steps):
                 self.step(iteration)
             return
-        with _global_generator(self.lane.device, self.generator):
+        with global_generator(self.lane.device, self.generator):
             for iteration in range(self.lane.iteration, self.lane.iteration + steps):
                 self.step(iteration)
             self.generator = _generator_state(self.lane.device)
@@ -174,11 +174,13 @@ def _part(state: State, prefix: str) -> dict[str, Tensor]:
 
 def _draws(lane: Lane) -> bool:
     """Whether the network draws random numbers while it trains: tried on a copy."""
-    if not any(type(m).__module__.split(".")[:2] != ["torch", "nn"] or "ropout" in type(m).__name__
-               for m in lane.model.modules()):
+    if not any(
+        type(m).__module__.split(".")[:2] != ["torch", "nn"] or "ropout" in type(m).__name__
+        for m in lane.model.modules()
+    ):
         return False
     model: nn.Module = deepcopy(lane.model).train()
-    with torch.no_grad(), _global_generator(lane.device, _seeded(lane)):
+    with torch.no_grad(), global_generator(lane.device, _seeded(lane)):
         before = _generator_state(lane.device)
         model(lane.data.normalise(lane.data.train.images[:2]))
         after = _generator_state(lane.device)
@@ -186,7 +188,7 @@ def _draws(lane: Lane) -> bool:
 
 
 def _seeded(lane: Lane) -> dict[str, Tensor]:
-    with _global_generator(lane.device, {}):
+    with global_generator(lane.device, {}):
         torch.manual_seed(derive(lane.seed, "dropout"))
         return _generator_state(lane.device)
 
@@ -199,7 +201,7 @@ def _generator_state(device: torch.device) -> dict[str, Tensor]:
 
 
 @contextmanager
-def _global_generator(device: torch.device, state: dict[str, Tensor]) -> Iterator[None]:
+def global_generator(device: torch.device, state: dict[str, Tensor]) -> Iterator[None]:
     """With the global generators in `state` (empty: as they are); afterwards they are what they were before."""
     before = _generator_state(device)
     try:

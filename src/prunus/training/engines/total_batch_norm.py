@@ -44,7 +44,7 @@ def over_the_total_batch(model: nn.Module, processes: Processes) -> ExitStack:
                 "processes; allowed: PyTorch's BatchNorm1d, BatchNorm2d and BatchNorm3d"
             )
         in_training = _synchronised(module) if processes.device.type != "cpu" else partial(_forward, module, processes)
-        module.forward = partial(_either, module, module.forward, in_training)
+        setattr(module, "forward", partial(_either, module, module.forward, in_training))  # noqa: B010
         undo.callback(delattr, module, "forward")
     return undo
 
