@@ -15,8 +15,10 @@ import typer
 
 from prunus._version import __version__
 from prunus.core.errors import Invalid, nearest
+from prunus.studies.launch import Lost, check_launch, in_group, start, started_here, tell_starter
 
 if TYPE_CHECKING:
+    from prunus.studies.crew import Where
     from prunus.studies.runner import Plan
 
 app = typer.Typer(
@@ -45,26 +47,44 @@ def run(
         bool, typer.Option("--dry-run", help="Only list the cells, and the time they would take.")
     ] = False,
     checkpoint_every: Annotated[float, typer.Option(help="Seconds between checkpoints of a cell.", min=0)] = 60.0,
+    workers: Annotated[
+        str | None,
+        typer.Option(metavar="N|auto|ray://HOST:PORT", help="Train on N processes here, or on a Ray cluster."),
+    ] = None,
+    launch: Annotated[
+        str | None, typer.Option(metavar="N|auto", help="Train each network by N processes together (DDP).")
+    ] = None,
 ) -> None:
     """Run a study, or go on with it: finished cells are kept, only what is missing is computed."""
     from prunus.studies.resolve import parse_assignment, resolve
 
+    where = _where(workers, launch)
     options = {"data.name": data, "device": device, "threads": threads, "seed": seed}
     overrides = [parse_assignment(text) for text in sets or []]
-    resolved = resolve(study, [*overrides, *((key, value) for key, value in options.items() if value is not None)])
+    overrides += [(key, value) for key, value in options.items() if value is not None]
+    resolved = resolve(study, overrides, elsewhere=where is not None and where.address is not None and not dry_run)
 
     from prunus.studies.runner import prepare
     from prunus.studies.runner import run as run_plan
 
+    processes = None if launch is None else check_launch(launch, resolved)
     plan = prepare(resolved, out)
     if dry_run:
         _print_plan(plan)
+        return
+    if processes and (plan.missing or in_group()):
+        _run_by_processes(plan, processes, quiet, checkpoint_every)
         return
     missing = plan.missing
     _say(quiet, f"{resolved.title or resolved.name}: {len(plan.cells)} cells, {len(missing)} to train")
     command = _command()
     with _kept(plan, command):
-        run_plan(plan, command, quiet=quiet, checkpoint_every=checkpoint_every)
+        if where is None:
+            run_plan(plan, command, quiet=quiet, checkpoint_every=checkpoint_every)
+        else:
+            from prunus.studies.workers import run_on_workers
+
+            run_on_workers(plan, command, where, quiet=quiet, checkpoint_every=checkpoint_every)
         _write_report(plan.store, resolved.name, quiet)
 
 
@@ -158,7 +178,10 @@ def _command() -> str:
 def _fail(message: str, code: int) -> NoReturn:
     if code == 130:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second ctrl-c would cut this short
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    line = " ".join(message.split())
+    if started_here():
+        tell_starter(line, code)
+    print("error: " + line, file=sys.stderr)
     _drop_output()
     sys.exit(code)
 
@@ -206,6 +229,16 @@ def _store(root: Path) -> Any:
     return store
 
 
+def _where(workers: str | None, launch: str | None) -> "Where | None":
+    if workers is None:
+        return None
+    from prunus.studies.crew import where_to
+
+    if launch is not None:
+        raise Invalid(f"--workers is {workers!r} and --launch {launch!r}; allowed: one of them")
+    return where_to(workers)
+
+
 @contextmanager
 def _kept(plan: "Plan", command: str) -> Iterator[None]:
     """Say what is kept, and how to go on, when a run ends early."""
@@ -213,11 +246,28 @@ def _kept(plan: "Plan", command: str) -> Iterator[None]:
         yield
     except BrokenPipeError:
         raise
-    except (KeyboardInterrupt, OSError) as error:
-        interrupted = isinstance(error, KeyboardInterrupt)
-        what = "interrupted" if interrupted else f"writing failed: {_os_error(error)}"
+    except (KeyboardInterrupt, OSError, Lost) as error:
+        what, code = str(error), 1
+        if isinstance(error, KeyboardInterrupt):
+            what, code = "interrupted", 130
+        elif isinstance(error, OSError):
+            what, code = f"writing failed: {_os_error(error)}", 2
         kept = f"{plan.finished} of {len(plan.cells)} cells are finished and kept in {plan.store.root}"
-        _fail(f"{what}; {kept}; to go on: {command}", 130 if interrupted else 2)
+        _fail(f"{what}; {kept}; to go on: {command}", code)
+
+
+def _run_by_processes(plan: "Plan", count: int, quiet: bool, checkpoint_every: float) -> None:
+    """Start the processes; or, in one of them, do its part."""
+    command = _command()
+    with _kept(plan, command):
+        if not in_group():
+            start(count, plan.study.threads, sys.argv[1:])
+            return
+        from prunus.studies.rank import take_part
+
+        take_part(plan, command, quiet=quiet, checkpoint_every=checkpoint_every)
+        if os.environ["RANK"] == "0":
+            _write_report(plan.store, plan.study.name, quiet)
 
 
 def _write_report(store: Any, name: str, quiet: bool) -> None:

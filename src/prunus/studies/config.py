@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from prunus.core.errors import Invalid
 from prunus.models import MODELS
@@ -135,8 +135,8 @@ class LotteryTicket(BaseModel):
 
     @field_validator("device")
     @classmethod
-    def _there(cls, device: str) -> str:
-        return check_device(device)
+    def _there(cls, device: str, info: ValidationInfo) -> str:
+        return check_device(device, bool(info.context and info.context["elsewhere"]))
 
     @field_validator("name")
     @classmethod
@@ -165,14 +165,20 @@ class LotteryTicket(BaseModel):
         return max(setting.prune.rounds for setting in self.variants.values())
 
 
-def check_device(device: str) -> str:
+def check_device(device: str, elsewhere: bool = False) -> str:
     """`device` as a device that is there; `auto` is a GPU where there is one, and else the CPU.
+
+    Args:
+        device: its name.
+        elsewhere: whether other machines will train; `cuda` is then left for them to check.
 
     Raises:
         Invalid: if there is no such device.
     """
     import torch
 
+    if elsewhere and device == "cuda":
+        return device
     there = ["cpu"]
     there += ["cuda", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))] if torch.cuda.is_available() else []
     there += ["mps"] if torch.backends.mps.is_available() else []

@@ -1,6 +1,6 @@
 """Training cells in this process: stacks are kept full with whatever is ready."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
 from prunus.core.errors import Invalid
@@ -58,9 +58,7 @@ class LocalRun:
                         work = self._works.pop(lane)
                         self._filing[self._filer.submit(work.file, self._store)] = work
                 self._collect()
-        if self.failures:
-            more = f" (and {len(self.failures) - 1} more like it)" if len(self.failures) > 1 else ""
-            raise Invalid(self.failures[0] + more)
+        raise_failures(self.failures)
 
     def _busy(self) -> list[Stack]:
         stacks = {id(stack): stack for stack in self._stacks.values()}
@@ -105,3 +103,14 @@ class LocalRun:
             future.result()
             self._schedule.filed(work.cell)
             self._shown.end(work.cell, work.lane.history)
+
+
+def raise_failures(failures: Sequence[str]) -> None:
+    """Say which cells could not be trained, if there are any.
+
+    Raises:
+        Invalid: with the first of them.
+    """
+    if failures:
+        more = f" (and {len(failures) - 1} more like it)" if len(failures) > 1 else ""
+        raise Invalid(failures[0] + more)

@@ -29,8 +29,13 @@ STUDIES: Mapping[str, Mapping[str, str]] = {
 Raw = dict[str, Any]
 
 
-def resolve(study: str, overrides: Iterable[tuple[str, Any]] = ()) -> LotteryTicket:
+def resolve(study: str, overrides: Iterable[tuple[str, Any]] = (), *, elsewhere: bool = False) -> LotteryTicket:
     """The study called `study`, or the one in that YAML file, with dotted `overrides` such as `("train.lr", 0.1)`.
+
+    Args:
+        study: a built-in study's name, or a file.
+        overrides: keys and values that win over those of the study.
+        elsewhere: whether other machines will train it; a GPU need not be here then.
 
     Raises:
         Invalid: naming the key and what is allowed.
@@ -49,7 +54,7 @@ def resolve(study: str, overrides: Iterable[tuple[str, Any]] = ()) -> LotteryTic
     under = _preset(kind, preset)
     own_controls = "control_rounds" in {**raw, **assignments}
     inherited = None if own_controls else under.pop("control_rounds", None)
-    checked = _checked(_merged(under, raw), assignments, source)
+    checked = _checked(_merged(under, raw), assignments, source, elsewhere)
     if inherited is None:
         return checked
     # the preset's control rounds are those of its own number of rounds
@@ -121,7 +126,7 @@ def _preset(kind: str, preset: str) -> Raw:
     return {"name": f"{kind}-{preset}", **_load(path.read_text(encoding="utf-8"))}
 
 
-def _checked(raw: Raw, assignments: Raw, source: str) -> LotteryTicket:
+def _checked(raw: Raw, assignments: Raw, source: str, elsewhere: bool) -> LotteryTicket:
     of_settings = {key: value for key, value in assignments.items() if key.split(".")[0] in Setting.model_fields}
     for key, value in assignments.items():
         if key not in of_settings:
@@ -141,7 +146,7 @@ def _checked(raw: Raw, assignments: Raw, source: str) -> LotteryTicket:
         raw["variants"][name or _model_name(setting)] = setting
     try:
         # as JSON, pydantic is strict about types and still takes a list for a tuple
-        return LotteryTicket.model_validate_json(json.dumps(raw))
+        return LotteryTicket.model_validate_json(json.dumps(raw), context={"elsewhere": elsewhere})
     except ValidationError as error:
         raise Invalid(f"{source}: {explain(error, alone)}") from error
 

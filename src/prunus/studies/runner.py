@@ -105,7 +105,7 @@ def run(
         ).run()
 
 
-def on_device(plan: Plan) -> dict[str, DataSet]:
-    """The data set of each variant on the study's device; variants with the same data share it."""
-    there = {id(data): data.to(plan.study.device) for data in plan.data.values()}
+def on_device(plan: Plan, device: torch.device | None = None) -> dict[str, DataSet]:
+    """The data set of each variant on a device, the study's by default; variants with the same data share it."""
+    there = {id(data): data.to(device or plan.study.device) for data in plan.data.values()}
     return {name: there[id(data)] for name, data in plan.data.items()}

@@ -57,6 +57,14 @@ class Schedule:
         heap = self._ready[names[0]] if names else []
         return self._cells[heappop(heap)[-1]] if heap else None
 
+    def add(self, cell: Cell) -> None:
+        """One more cell, whose parents are filed; it comes after those that have been ready before."""
+        self._cells[cell.key] = cell
+        self._order[cell.key] = len(self._order)
+        self._missing[cell.key], self._height[cell.key] = 0, 1
+        self._left.add(cell.key)
+        self._push(cell.key)
+
     def put_back(self, cell: Cell) -> None:
         """A cell that was taken is ready again."""
         self._push(cell.key)

@@ -10,6 +10,7 @@ with which versions. Two studies in one folder share the cells that they have in
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -60,6 +61,18 @@ class Store:
         with _damaged(folder):
             return read_tensors(folder / "trained.safetensors")[0]
 
+    def history(self, key: str) -> History:
+        """What the cell's training left behind.
+
+        Raises:
+            Invalid: if the file is damaged.
+        """
+        folder = self.root / "cells" / key
+        with _damaged(folder):
+            records = json.loads((folder / "records.json").read_text(encoding="utf-8"))
+            evaluations = tuple(Evaluation(**_numbers(e)) for e in records["evaluations"])
+            return History(evaluations, records["final"]["train_accuracy"])
+
     def partial(self, key: str) -> Path:
         """Where the cell leaves its checkpoint while it is trained."""
         return self.root / "partial" / f"{key}.safetensors"
@@ -82,8 +95,10 @@ class Store:
             "evaluations": [_plain(e) for e in history.evaluations],
         }
         path = self.root / "cells" / cell.key
-        if not self.has(cell.key):
-            rmtree(path, ignore_errors=True)  # what somebody has left of a cell, without its records
+        # what somebody has left of a cell, without its records; the folder is listed, since another machine may have
+        # filed the cell just now, and a shared disk goes on for a while saying that a file is not there
+        if path.is_dir() and "records.json" not in os.listdir(path):
+            rmtree(path, ignore_errors=True)
         with new_folder(path) as folder:
             write_json(folder / "cell.json", cell.identity)
             write_json(folder / "records.json", records)

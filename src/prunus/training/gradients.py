@@ -10,25 +10,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from prunus.training.precision import computing_in
+
 #: From images float32 [B, C, H, W] and labels int64 [B] to the mean cross-entropy and the number of correct
 #: predictions, both tensors without dimensions.
 Gradients = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def gradients_of(model: nn.Module) -> Gradients:
-    """A function that sets the gradients of the mean cross-entropy in every parameter of `model`."""
-    layers = fully_connected(model)
-    return _by_hand(layers) if layers else _by_autograd(model)
+def gradients_of(model: nn.Module, precision: str = "float32") -> Gradients:
+    """A function that sets the gradients of the mean cross-entropy in every parameter of `model`.
+
+    Args:
+        model: from images to logits.
+        precision: what it is computed in, as in `Recipe.precision`. Default: "float32".
+    """
+    layers = fully_connected(model) if precision == "float32" else None
+    return _by_hand(layers) if layers else _by_autograd(model, precision)
 
 
-def _by_autograd(model: nn.Module) -> Gradients:
+def _by_autograd(model: nn.Module, precision: str) -> Gradients:
     parameters = [p for p in model.parameters() if p.requires_grad]
 
     def gradients(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         for parameter in parameters:
             parameter.grad = None
-        logits = model(images)
-        loss = F.cross_entropy(logits, labels)
+        with computing_in(precision, images.device):
+            logits = model(images)
+            loss = F.cross_entropy(logits, labels)
         loss.backward()
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 

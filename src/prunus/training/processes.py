@@ -62,7 +62,8 @@ class Processes:
         if device == "cuda" and local >= (there := torch.cuda.device_count()):
             raise Invalid(f"process {local} of this machine needs GPU {local}; here there are {there}, counted from 0")
         accelerator = _accelerator(device)
-        return cls(dist.get_rank(), dist.get_world_size(), accelerator.device, accelerator)
+        place = torch.device("cpu") if device == "cpu" else accelerator.device
+        return cls(dist.get_rank(), dist.get_world_size(), place, accelerator)
 
     def parallel(self, model: nn.Module) -> nn.Module:
         """`model` so wrapped that each backward pass leaves the mean of all processes' gradients."""

@@ -8,10 +8,13 @@ from typing import Literal
 import torch
 from torch import nn
 
-from prunus.core.errors import Invalid
+from prunus.core.errors import Invalid, nearest
 
 #: A length of training: iterations as a number or "500it", epochs as "160ep".
 Steps = int | str
+
+#: What a network can be computed in.
+PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,8 @@ class Recipe:
         warmup: linear growth of the learning rate from 0, before the schedule.
         evaluate_every: iterations between evaluations; there is always one at the end.
         augment: pad-crop by 4 pixels and horizontal flip of each training image.
+        precision: `"float32"`, or `"bfloat16"`: products and convolutions in bfloat16 (PyTorch's autocast); weights,
+            moments and losses stay float32.
     """
 
     iterations: Steps = 50_000
@@ -50,6 +55,7 @@ class Recipe:
     warmup: Steps = 0
     evaluate_every: Steps = 100
     augment: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         for name in ("lr", "batch"):
@@ -62,6 +68,8 @@ class Recipe:
             raise Invalid("nesterov is true without momentum; set momentum above 0")
         if self.momentum and self.optimizer != "sgd":
             raise Invalid(f"momentum is {self.momentum} with optimizer {self.optimizer!r}; allowed: only with 'sgd'")
+        if self.precision not in PRECISIONS:
+            raise Invalid(f"precision is {self.precision!r}; {nearest(str(self.precision), PRECISIONS)}")
         if bool(self.milestones) != (self.schedule == "steps"):
             raise Invalid(f"milestones is {list(self.milestones)} with schedule {self.schedule!r}; they go together")
         lengths = {"iterations": self.iterations, "evaluate_every": self.evaluate_every, "warmup": self.warmup}

@@ -99,7 +99,7 @@ def apart(model: nn.Module, bank: Bank, precision: str) -> Gradients:
 
 
 def logits_of(model: nn.Module, precision: str) -> Callable[[dict[str, Tensor], dict[str, Tensor], Tensor], Tensor]:
-    """A function from parameters, the rest, and images [N, C, H, W] that all lanes see, to logits [lanes, N, classes]."""
+    """A function from parameters, the rest, and images [N, C, H, W] for all lanes to logits [lanes, N, classes]."""
 
     def logits(weights: dict[str, Tensor], rest: dict[str, Tensor], images: Tensor) -> Tensor:
         with computing_in(precision, images.device):

@@ -22,10 +22,12 @@ from torch.nn import functional as F
 from prunus.core.errors import Invalid
 from prunus.core.seeds import derive
 from prunus.training.checkpoint import State
-from prunus.training.engines.single import Seat, global_generator
+from prunus.training.engines.draws import global_generator
+from prunus.training.engines.single import Seat
 from prunus.training.engines.total_batch_norm import over_the_total_batch
 from prunus.training.evaluate import batch_sums, number_of_batches
 from prunus.training.lane import Lane
+from prunus.training.precision import computing_in
 from prunus.training.processes import Processes
 
 
@@ -104,7 +106,7 @@ class DistributedEngine:
         count = number_of_batches(part)
         sums = torch.zeros(count, 2, dtype=torch.float64, device=lane.device)
         for batch in range(processes.rank, count, processes.world):
-            sums[batch] = batch_sums(lane.model, lane.data, part, batch)
+            sums[batch] = batch_sums(lane.model, lane.data, part, batch, lane.recipe.precision)
         loss = correct = 0.0
         for batch_loss, batch_correct in processes.sum(sums).tolist():  # in one process's order
             loss, correct = loss + batch_loss, correct + batch_correct
@@ -145,8 +147,9 @@ class _SharedSeat(Seat):
         images, labels = (t.index_select(0, own) for t in (split.images, split.labels))
         for parameter in lane.model.parameters():
             parameter.grad = None
-        logits = self.model(lane.data.normalise(images))
-        share = F.cross_entropy(logits, labels, reduction="sum") / lane.recipe.batch
+        with computing_in(lane.recipe.precision, lane.device):
+            logits = self.model(lane.data.normalise(images))
+            share = F.cross_entropy(logits, labels, reduction="sum") / lane.recipe.batch
         # averaged over the processes, the gradients of world × share are those of the sum of shares
         (world * share).backward()
         if not self.began:

@@ -41,7 +41,7 @@ class KernelEngine:
     @staticmethod
     def can(lane: Lane) -> bool:
         """Whether the kernels take this network: linear layers with ReLU between them, in float32, on a CPU."""
-        plain = lane.device.type == "cpu" and lane.method is None
+        plain = lane.device.type == "cpu" and lane.method is None and lane.recipe.precision == "float32"
         layers = fully_connected(lane.model) if plain else None
         inputs = prod(lane.data.input_shape)
         return (

@@ -6,17 +6,15 @@ which is set to the lane's own stream for its turn.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from copy import deepcopy
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from prunus.core.seeds import derive
 from prunus.training.checkpoint import State
+from prunus.training.engines.draws import draws, generator_state, global_generator, seeded
 from prunus.training.evaluate import evaluate
 from prunus.training.gradients import gradients_of
 from prunus.training.lane import Lane
@@ -57,8 +55,7 @@ class SingleEngine:
 
     def evaluate(self, lanes: Sequence[Lane], split: str) -> list[tuple[float, float]]:
         """Side by side where they can be."""
-        tasks = [lambda lane=lane: evaluate(lane.model, lane.data, getattr(lane.data, split)) for lane in lanes]
-        return self._each(tasks, lanes)
+        return self._each([lambda lane=lane: _evaluate(lane, split) for lane in lanes], lanes)
 
     def state(self, lane: Lane) -> State:
         """Moments, generators, and what a method keeps."""
@@ -87,7 +84,7 @@ class Seat:
 
     def __init__(self, lane: Lane, state: State) -> None:
         self.lane = lane
-        self.draws = _draws(lane)
+        self.draws = draws(lane)
         parameters = dict(lane.model.named_parameters())
         # masks as floats: a product with them takes a seventh of the time of one with bools
         self.masked = [(parameters[n], m.to(parameters[n])) for n, m in (lane.masks or {}).items()]
@@ -97,7 +94,7 @@ class Seat:
         self.names = [name for name, p in parameters.items() if p.requires_grad]
         self.optimizer = make_optimizer(lane.recipe, [parameters[name] for name in self.names])
         self.method = lane.method(lane.model, self.optimizer) if lane.method else None
-        self.gradients = gradients_of(lane.model)
+        self.gradients = gradients_of(lane.model, lane.recipe.precision)
         lane.products = {"all layers": "PyTorch"}
         self._load(state)
 
@@ -111,7 +108,7 @@ class Seat:
         with global_generator(self.lane.device, self.generator):
             for iteration in range(self.lane.iteration, self.lane.iteration + steps):
                 self.step(iteration)
-            self.generator = _generator_state(self.lane.device)
+            self.generator = generator_state(self.lane.device)
 
     def step(self, iteration: int) -> None:
         """One iteration: gradients, masks, optimizer, method."""
@@ -149,9 +146,9 @@ class Seat:
         return state
 
     def _load(self, state: State) -> None:
-        self.generator = {n: t for n, t in _part(state, "generator").items()}
+        self.generator = _part(state, "generator")
         if self.draws and not self.generator:
-            self.generator = _seeded(self.lane)
+            self.generator = seeded(self.lane)
         steps = self.lane.iteration - self.lane.start
         if steps:
             loaded: dict[int, dict[str, Tensor]] = {i: {} for i in range(len(self.names))}
@@ -168,51 +165,9 @@ class Seat:
             self.method.load_state_dict({**_part(state, "method"), **rest})
 
 
+def _evaluate(lane: Lane, split: str) -> tuple[float, float]:
+    return evaluate(lane.model, lane.data, getattr(lane.data, split), lane.recipe.precision)
+
+
 def _part(state: State, prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(f"{prefix}/"): t for n, t in state.items() if n.startswith(f"{prefix}/")}
-
-
-def _draws(lane: Lane) -> bool:
-    """Whether the network draws random numbers while it trains: tried on a copy."""
-    if not any(
-        type(m).__module__.split(".")[:2] != ["torch", "nn"] or "ropout" in type(m).__name__
-        for m in lane.model.modules()
-    ):
-        return False
-    model: nn.Module = deepcopy(lane.model).train()
-    with torch.no_grad(), global_generator(lane.device, _seeded(lane)):
-        before = _generator_state(lane.device)
-        model(lane.data.normalise(lane.data.train.images[:2]))
-        after = _generator_state(lane.device)
-    return any(not torch.equal(before[name], after[name]) for name in before)
-
-
-def _seeded(lane: Lane) -> dict[str, Tensor]:
-    with global_generator(lane.device, {}):
-        torch.manual_seed(derive(lane.seed, "dropout"))
-        return _generator_state(lane.device)
-
-
-def _generator_state(device: torch.device) -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-@contextmanager
-def global_generator(device: torch.device, state: dict[str, Tensor]) -> Iterator[None]:
-    """With the global generators in `state` (empty: as they are); afterwards they are what they were before."""
-    before = _generator_state(device)
-    try:
-        _set_generator(device, state)
-        yield
-    finally:
-        _set_generator(device, before)
-
-
-def _set_generator(device: torch.device, state: dict[str, Tensor]) -> None:
-    if "cpu" in state:
-        torch.set_rng_state(state["cpu"])
-    if "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
