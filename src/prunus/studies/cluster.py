@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from prunus.core.errors import Invalid
 from prunus.studies.crew import ADDRESS
@@ -37,9 +37,10 @@ def private(cores: int) -> Iterator[Any]:
     Raises:
         Invalid: if it does not start.
     """
-    settings = {"RAY_USAGE_STATS_ENABLED": "0", **_SILENT}
+    # a busy machine may need longer for Ray's start than the 20 s that Ray gives itself
+    settings = {**_SILENT, "RAY_USAGE_STATS_ENABLED": "0", "RAY_gcs_server_port_wait_time_s": "120"}
     if not any(name.startswith("RAY_AUTH_") for name in os.environ):
-        settings |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN}  # nobody else may send it work
+        settings["RAY_AUTH_TOKEN"] = _TOKEN  # nobody else may send it work
     with _settings(settings):
         # little is kept in Ray's own store: results go into files
         yield from _connected("local", num_cpus=cores, include_dashboard=False, object_store_memory=100_000_000)
@@ -85,7 +86,7 @@ def _connected(address: str, **options: Any) -> Iterator[Any]:
         raise Invalid(
             "--workers: Ray is in use in this process already; allowed: a process that has not called ray.init"
         )
-    terminated = signal.getsignal(signal.SIGTERM)  # Ray puts its own handler there
+    terminated = signal.getsignal(signal.SIGTERM)
     try:
         with warnings.catch_warnings(), _said() as said:
             warnings.filterwarnings("ignore", message="Ray Client connection timed out", category=UserWarning)
@@ -93,11 +94,20 @@ def _connected(address: str, **options: Any) -> Iterator[Any]:
                 ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
             except Exception as error:
                 raise Invalid(_refusal(address, error, said)) from error
+        _on_sigterm(_leave)  # Ray's own handler prints a stack
         yield ray
     finally:
         ray.shutdown()
-        with suppress(ValueError, TypeError):  # only the main thread can
-            signal.signal(signal.SIGTERM, terminated)
+        _on_sigterm(terminated)
+
+
+def _on_sigterm(handler: Any) -> None:
+    with suppress(ValueError, TypeError):  # only the main thread can, and not where it was set outside Python
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _leave(*_: object) -> NoReturn:
+    sys.exit(128 + signal.SIGTERM)
 
 
 def _refusal(address: str, error: Exception, said: Path) -> str:

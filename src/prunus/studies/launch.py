@@ -25,6 +25,8 @@ from uuid import uuid4
 from prunus.core.errors import Invalid
 
 if TYPE_CHECKING:
+    from torch.distributed.launcher.api import LaunchConfig
+
     from prunus.studies.config import LotteryTicket
 
 #: In the environment of the processes that are started here: the process that started them.
@@ -95,7 +97,7 @@ def check_launch(launch: str, study: "LotteryTicket") -> int:
 def start(count: int, threads: int, arguments: Sequence[str]) -> None:
     """Run `prunus` with `arguments` in `count` processes, and wait for them.
 
-    Process 0 writes to this one's output, the others write nowhere.
+    Process 0 prints where this one does; its warnings are printed at the end. The others print nothing.
 
     Args:
         count: how many.
@@ -107,36 +109,26 @@ def start(count: int, threads: int, arguments: Sequence[str]) -> None:
         Lost: if a process has died.
         KeyboardInterrupt: if this one is interrupted.
     """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import elastic_launch
 
     failures, ended_by = None, None
     with TemporaryDirectory(prefix="prunus-launch-") as logs, _surroundings(threads):
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=count,
-            run_id=uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",  # any free port
-            local_addr="127.0.0.1",
-            max_restarts=0,
-            logs_specs=DefaultLogsSpecs(logs, redirects=dict.fromkeys(range(1, count), Std.ALL)),
-        )
-        if hasattr(config, "shutdown_timeout"):
-            config.shutdown_timeout = _GRACE
         options = [f"-W{option}" for option in sys.warnoptions]
         try:
             # -P: a folder called prunus where the command is given is not the package
-            elastic_launch(config, sys.executable)(*options, "-P", "-m", "prunus", *arguments)
+            elastic_launch(_config(count, logs), sys.executable)(*options, "-P", "-m", "prunus", *arguments)
         except ChildFailedError as error:
             failures = error.failures
         except SignalException as error:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second ctrl-c would cut what follows short
             ended_by = error.sigval
         except RendezvousError as error:
             raise Invalid(f"--launch: the processes cannot meet on this machine ({error})") from error
+        if ended_by is None:
+            _relay(Path(logs), 0)
         if failures is not None:
             _ended(failures, count, Path(logs))
     if ended_by == signal.SIGINT:
@@ -169,6 +161,26 @@ def end_with_starter() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _config(count: int, logs: str) -> "LaunchConfig":
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
+    from torch.distributed.launcher.api import LaunchConfig
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",  # any free port
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(logs, redirects={0: Std.ERR, **dict.fromkeys(range(1, count), Std.ALL)}),
+    )
+    if hasattr(config, "shutdown_timeout"):  # newer than the oldest PyTorch that Prunus takes
+        config.shutdown_timeout = _GRACE
+    return config
+
+
 def _gpus() -> int:
     import torch
 
@@ -190,9 +202,15 @@ def _ended(failures: Mapping[int, Any], count: int, logs: Path) -> NoReturn:
         how = f"was killed by {failure.signal_name()}"
     else:
         how = told or f"ended with exit code {failure.exitcode}"
-        for log in logs.glob(f"*/attempt_*/{rank}/stderr.log"):
-            print(log.read_text(encoding="utf-8", errors="replace"), end="", file=sys.stderr)
+        if rank:
+            _relay(logs, rank)
     raise Lost(f"process {rank} of {count} (counted from 0) {how}")
+
+
+def _relay(logs: Path, rank: int) -> None:
+    """Print what a process has written to stderr: warnings, or what no process should end with."""
+    for log in logs.glob(f"*/attempt_*/{rank}/stderr.log"):
+        print(log.read_text(encoding="utf-8", errors="replace"), end="", file=sys.stderr)
 
 
 @contextmanager

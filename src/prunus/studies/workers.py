@@ -39,7 +39,7 @@ TRIES = 3
 #: Seconds that a question for news waits at the worker, and the driver for answers.
 PATIENCE = 1.0
 
-#: Seconds without any worker after which it is said that the cluster has no room.
+#: Seconds without any worker after which the driver looks for the reason.
 _UNEASY = 30.0
 
 
@@ -108,7 +108,7 @@ class RemoteRun:
         self._filed: list[str] = []
         self._tries: Counter[str] = Counter()
         self._furthest: Counter[str] = Counter()
-        self._deaths = 0
+        self._deaths, self._told = 0, False
         self._failures: dict[str, str] = {}
 
     def run(self) -> None:
@@ -121,7 +121,7 @@ class RemoteRun:
         if self._crew.memory:
             resources["memory"] = self._crew.memory
         self._worker = self._ray.remote(**resources)(shell())
-        self._anybody = time.monotonic() + _UNEASY
+        self._seen = time.monotonic()
         try:
             self._hands = [self._hire() for _ in range(self._crew.count)]
             while len(self._schedule):
@@ -155,9 +155,11 @@ class RemoteRun:
         answered, _ = self._ray.wait(list(asked), num_returns=1, timeout=PATIENCE)
         for question in answered:
             self._hear(asked[question])
-        if not any(hand.ready for hand in self._hands) and time.monotonic() > self._anybody and not self._quiet:
-            self._anybody = float("inf")
-            print(f"waiting for the cluster: none of {len(self._hands)} workers has found a place", file=sys.stderr)
+        if any(hand.ready for hand in self._hands):
+            self._seen = time.monotonic()
+        elif time.monotonic() - self._seen > _UNEASY:
+            self._seen = time.monotonic()
+            self._look_around()
 
     def _hear(self, hand: Hand) -> None:
         question, hand.asked = hand.asked, None
@@ -227,6 +229,14 @@ class RemoteRun:
                 raise Invalid(f"{cell.label}: its worker was lost {TRIES} times and it got no further ({why})")
             self._schedule.put_back(cell)
         self._hands.append(self._hire())
+
+    def _look_around(self) -> None:
+        """There has been no worker for a while: the cluster is full, or gone."""
+        if not any(node["Alive"] and node["Resources"].get("CPU") for node in self._ray.nodes()):
+            raise Invalid("Ray has lost its last machine; what is finished is kept, and the same command goes on")
+        if not self._quiet and not self._told:
+            self._told = True
+            print(f"waiting for the cluster: none of {len(self._hands)} workers has found a place", file=sys.stderr)
 
     def _see_all(self) -> None:
         """Wait until what workers have filed is seen here too: the report is made of it."""

@@ -90,7 +90,7 @@ class Processes:
         """Whether all processes hold the same bits, told by a checksum."""
         checksum = torch.zeros(1, dtype=torch.int64, device=self.device)
         for place, tensor in enumerate(tensors.values(), 1):
-            checksum += place * _bits(tensor).sum(dtype=torch.int64)
+            checksum += place * _bits(tensor).sum(dtype=torch.int64).to(self.device)
         # the largest and the smallest, in one go
         extremes = torch.cat([checksum, ~checksum])
         dist.all_reduce(extremes, op=dist.ReduceOp.MAX)
@@ -99,7 +99,7 @@ class Processes:
 
     def wait(self) -> None:
         """Go on when all are here."""
-        dist.barrier()
+        dist.barrier(device_ids=None if self.device.index is None else [self.device.index])
 
     def forget_models(self) -> None:
         """Let go of what `parallel` wrapped."""

@@ -5,7 +5,7 @@
 | kernel | fully-connected networks on a CPU | whole steps in C++, dense or sparse layer by layer, a lane on each core |
 | batched | networks that are alike, on an accelerator | all lanes as one batched computation |
 | single | any network | one lane at a time; on a CPU several, each on cores of its own |
-| distributed | any network, where `prunus run --launch` asks for it | one lane at a time, by several processes together |
+| distributed | any network, for `prunus run --launch` | one lane at a time, by several processes together |
 """
 
 from prunus.training.engines.batched import BatchedEngine

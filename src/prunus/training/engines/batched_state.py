@@ -33,7 +33,7 @@ class Layout:
     def views(self, rows: Tensor) -> dict[str, Tensor]:
         """The parameters in rows [..., width], each [..., *shape]; they share the memory."""
         before = rows.shape[:-1]
-        return {name: rows[..., a:b].view(*before, *self.shapes[name]) for name, (a, b) in self._places.items()}
+        return {name: rows[..., a:b].view((*before, *self.shapes[name])) for name, (a, b) in self._places.items()}
 
 
 class Bank:

@@ -35,6 +35,8 @@ def over_the_total_batch(model: nn.Module, processes: Processes) -> ExitStack:
         Invalid: if there is a kind of BatchNorm that is not PyTorch's own.
     """
     undo = ExitStack()
+    if processes.world == 1:
+        return undo
     for name, module in model.named_modules():
         if not isinstance(module, _BatchNorm):
             continue
