@@ -12,7 +12,7 @@ from prunus.core.seeds import generator
 from prunus.data import load
 from prunus.models import build
 from prunus.training import Lane, Recipe, Stack
-from prunus.training.engines import BatchedEngine
+from prunus.training.engines import BatchedEngine, SingleEngine
 
 DIGITS = load("digits")
 
@@ -111,3 +111,33 @@ def _is_of(tensor, engine):
     bank = engine._together.bank
     own = (bank.weights, bank.gradients, bank.masks, bank.sums, *bank.moments.values())
     return any(tensor is one for one in own)
+
+
+class InPlace(SingleEngine):
+    """The same for an engine that trains the models themselves."""
+
+    failed = False
+
+    @property
+    def room(self):
+        return 4
+
+    def advance(self, lanes, steps):
+        super().advance(lanes, steps)
+        if len(lanes) > 2 and lanes[0].iteration > 10:
+            type(self).failed = True
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def emptied(self):
+        super().emptied()
+        return InPlace(self._cores)
+
+
+def test_models_that_were_trained_in_place_begin_again_with_what_they_joined_with():
+    torch.set_num_threads(1)
+    expected = train(SingleEngine(1), lanes(4))
+    found = train(InPlace(1), lanes(4))
+    assert InPlace.failed
+    for (history, weights), (reference, theirs) in zip(found, expected, strict=True):
+        assert history == reference
+        assert all(torch.equal(weights[name], theirs[name]) for name in weights)

@@ -100,6 +100,11 @@ def recipe_of(setting: Setting, examples: int, retrain: bool) -> Recipe:
     return Recipe(**{**recipe.__dict__, **constant}).resolved(examples)
 
 
+def _said(recipe: Recipe) -> dict[str, Any]:
+    """The recipe without what came later than the format and says nothing new."""
+    return {name: value for name, value in recipe.__dict__.items() if (name, value) != ("precision", "float32")}
+
+
 def _trial(study: LotteryTicket, name: str, setting: Setting, trial: int, data: DataSet) -> Iterator[Cell]:
     examples, prune = len(data.train), setting.prune
     recipe = recipe_of(setting, examples, retrain=False)
@@ -125,7 +130,7 @@ def _trial(study: LotteryTicket, name: str, setting: Setting, trial: int, data: 
         fine_tuned = bool(round_) and prune.retrain == "fine-tune"
         first = 0 if arm == "start" or fine_tuned else rewind
         last = rewind if arm == "start" else int(again.iterations)
-        own = {"arm": arm, "round": round_, "train": again.__dict__, "span": [first, last]}
+        own = {"arm": arm, "round": round_, "train": _said(again), "span": [first, last]}
         if round_ and arm == "ticket":
             own["prune"] = prune.model_dump(mode="json", exclude={"rounds", "fine_tune", "rewind"})
         elif round_:

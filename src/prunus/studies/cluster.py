@@ -18,7 +18,7 @@ from prunus.core.errors import Invalid
 from prunus.studies.crew import ADDRESS
 
 #: Seconds in which a cluster has to answer.
-_ANSWER = 5
+_ANSWER = 3
 
 #: Ray would print what happens to its processes; what matters of it, Prunus says.
 _SILENT = {"RAY_DEDUP_LOGS_SKIP_REGEX": ".*"}

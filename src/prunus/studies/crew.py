@@ -45,7 +45,9 @@ class Crew:
 
 #: The address of a cluster: a host and a port.
 ADDRESS = re.compile(r"(?:ray://)?(\[[0-9a-fA-F:.]+\]|[\w.-]+):(\d{1,5})")
-_ALLOWED = "allowed: a number of processes here, auto, or the address of a Ray cluster as ray://HOST:PORT or HOST:PORT"
+_ALLOWED = (
+    "allowed: a number of processes here (at least 1), auto, or a Ray cluster's address as ray://HOST:PORT or HOST:PORT"
+)
 
 
 def where_to(text: str) -> Where:
@@ -56,7 +58,7 @@ def where_to(text: str) -> Where:
     """
     if re.fullmatch(r"[+-]?\d{1,9}", text):
         if int(text) < 1:
-            raise Invalid(f"--workers is {text}; {_ALLOWED.replace('a number', 'a number, at least 1,')}")
+            raise Invalid(f"--workers is {text}; {_ALLOWED}")
         where = Where(count=int(text))
     elif text == "auto":
         address = os.environ.get("RAY_ADDRESS", "")

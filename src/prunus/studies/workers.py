@@ -62,13 +62,14 @@ def run_on_workers(
     study, missing = plan.study, plan.missing
     demand = (study.device, study.threads, len(missing), memory_of_a_worker())
     crew = crew_here(where, *demand) if where.address is None else None
-    plan.store.plan(study.name, to_yaml(study), study.title, command, plan.cells)
     if not missing:
+        plan.store.plan(study.name, to_yaml(study), study.title, command, plan.cells)
         return
     with private(crew.count * crew.cores) if crew else existing(where.address or "") as ray:
         if crew is None:
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             crew = crew_there(nodes, where.address or "", *demand)
+        plan.store.plan(study.name, to_yaml(study), study.title, command, plan.cells)
         iterations = sum(stop - start for start, stop in (cell.span for cell in missing))
         with _mark(plan.store.root) as token, display(len(missing), iterations, quiet) as shown:
             brief = Brief(
@@ -168,6 +169,8 @@ class RemoteRun:
         except self._ray.exceptions.RayActorError as error:
             self._lose(hand, error)
             return
+        except self._ray.exceptions.ActorUnschedulableError as error:
+            raise Invalid(f"the cluster cannot start a worker ({' '.join(str(error).split())})") from error
         if hand.ready:
             for news in answer:
                 self._act(hand, news)

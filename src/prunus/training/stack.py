@@ -82,12 +82,12 @@ class Stack:
         try:
             self.admit()
             self._train()
+            self._evaluate([lane for lane in self.lanes if _is_due(lane)])
         except (RuntimeError, MemoryError) as error:
             if not _out_of_memory(error):
                 raise
             self._halve(error)
             return []
-        self._evaluate([lane for lane in self.lanes if _is_due(lane)])
         finished = [lane for lane in self.lanes if lane.finished]
         share = (time.monotonic() - began) / max(1, len(self.lanes))
         for lane in self.lanes:
@@ -102,10 +102,10 @@ class Stack:
         assert self.engine is not None
         most = self.engine.room if self._size is None else self._size
         while self._waiting and len(self.lanes) < max(1, most):
-            lane = self._waiting[0]
+            lane = self._waiting.popleft()
             state = load_checkpoint(lane)
+            self.lanes.append(lane)
             self.engine.join(lane, state)
-            self.lanes.append(self._waiting.popleft())
             for evaluation in lane.evaluations if lane.watch else ():
                 assert lane.watch
                 lane.watch(evaluation)

@@ -65,12 +65,12 @@ void read(const Chain& chain, int i, int part, const Array<float, 2>& values,
 
 // What all examples have in common, checked once.
 struct Source {
-    Images images;
+    Examples where;
     int64_t examples;
 
     Source(const Array<const uint8_t, 2>& bytes, const Array<const int64_t, 1>& labels, const Vector& scale,
            const Vector& shift, const Chain& chain)
-        : images{bytes.data(), labels.data(), scale.data(), shift.data()},
+        : where{{bytes.data(), static_cast<int64_t>(bytes.shape(1)), scale.data(), shift.data()}, labels.data()},
           examples(static_cast<int64_t>(labels.shape(0))) {
         const auto inputs = static_cast<size_t>(chain.units(0));
         check(static_cast<int64_t>(bytes.shape(0)) == examples && bytes.shape(1) == inputs &&
@@ -83,8 +83,8 @@ struct Source {
 void check_labels(const std::vector<Source>& sources, const std::vector<Chain*>& chains) {
     for (size_t i = 0; i < sources.size(); i++) {
         const int64_t classes = chains[i]->units(chains[i]->layers());
-        const int64_t* labels = sources[i].images.labels;
-        if (i && labels == sources[i - 1].images.labels) continue;
+        const int64_t* labels = sources[i].where.labels;
+        if (i && labels == sources[i - 1].where.labels) continue;
         for (int64_t j = 0; j < sources[i].examples; j++)
             check(labels[j] >= 0 && labels[j] < classes, "a label is no class of the chain");
     }
@@ -93,7 +93,7 @@ void check_labels(const std::vector<Source>& sources, const std::vector<Chain*>&
 // One lane's part of a call to `train`.
 struct Task {
     Chain* chain;
-    Images images;
+    Examples examples;
     const int64_t* rows;
     const double* rates;
     int iterations;
@@ -139,14 +139,14 @@ void train(const std::vector<Chain*>& chains, const std::vector<Array<const uint
               "rows are not [iterations, batch], rates not [iterations], or sums not [2]");
         for (size_t j = 0; j < rows[i].size(); j++)
             check(rows[i].data()[j] >= 0 && rows[i].data()[j] < sources[i].examples, "a row is no example");
-        tasks.push_back({chains[i], sources[i].images, rows[i].data(), rates[i].data(), static_cast<int>(rows[i].shape(0)),
+        tasks.push_back({chains[i], sources[i].where, rows[i].data(), rates[i].data(), static_cast<int>(rows[i].shape(0)),
                          taken[i], sums[i].data()});
     }
     std::stable_sort(tasks.begin(), tasks.end(), [](const Task& a, const Task& b) {
         return a.chain->kept() * a.iterations > b.chain->kept() * b.iterations;
     });
     each_lane(tasks, threads, [&](const Task& t) {
-        t.chain->train(t.images, t.rows, t.rates, t.iterations, t.taken, update, t.sums);
+        t.chain->train(t.examples, t.rows, t.rates, t.iterations, t.taken, update, t.sums);
     });
 }
 
@@ -160,7 +160,7 @@ void evaluate(const std::vector<Chain*>& chains, const Array<const uint8_t, 2>& 
     for (const Chain* chain : chains) sources.emplace_back(images, labels, scale, shift, *chain);
     check_labels(sources, chains);
     each_lane(tasks, threads, [&](size_t i) {
-        chains[i]->evaluate(sources[i].images, 0, sources[i].examples, sums.data() + 2 * i);
+        chains[i]->evaluate(sources[i].where, 0, sources[i].examples, sums.data() + 2 * i);
     });
 }
 

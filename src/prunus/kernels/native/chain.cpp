@@ -41,12 +41,20 @@ void resolve(Update& update, float decay, double lr, int64_t taken) {
 }  // namespace
 
 Chain::Chain(std::vector<int> units, int batch)
-    : units_(std::move(units)), batch_(batch), width_((batch + LANE - 1) / LANE * LANE), weights_(units_.size() - 1) {
-    const int64_t widest = std::max(width_, EVALUATED);
-    const int64_t most = *std::max_element(units_.begin(), units_.end());
-    for (const int count : units_) activations_.emplace_back((count + 1) * widest);
-    upstream_ = Aligned<float>(most * widest), downstream_ = Aligned<float>(most * widest);
-    labels_ = Aligned<int64_t>(widest);
+    : units_(std::move(units)), batch_(batch), width_(static_cast<int>(padded(batch))), panels_(panels(batch)),
+      weights_(units_.size() - 1), labels_(width_) {
+    const int64_t widest = std::max(width_, PANEL);  // evaluation takes 64 examples at a time
+    for (const int count : units_) activations_.emplace_back(rows_of(count) * widest);
+    for (const int count : units_) gradients_.emplace_back(rows_of(count) * widest);
+}
+
+std::vector<Chain::Panel> Chain::panels(int examples) const {
+    std::vector<Panel> panels;
+    for (int at = 0; at < examples; at += PANEL) {
+        const int there = std::min(PANEL, examples - at);
+        panels.push_back({at / PANEL, there, static_cast<int>(padded(there))});
+    }
+    return panels;
 }
 
 void Chain::place(int i, std::unique_ptr<Weights> weights) { weights_[i] = std::move(weights); }
@@ -58,59 +66,74 @@ int64_t Chain::kept() const {
     return kept;
 }
 
-void Chain::clear_rows_behind(int width) {
-    for (size_t i = 0; i < units_.size(); i++)
-        std::memset(activations_[i].data() + int64_t{units_[i]} * width, 0, sizeof(float) * width);
+void Chain::clear_rows_behind() {
+    for (const Panel& panel : panels_)
+        for (size_t i = 0; i < units_.size(); i++) {
+            const int64_t behind = (rows_of(units_[i]) - units_[i]) * panel.width;
+            std::memset(panel.of(activations_[i], units_[i]) + int64_t{units_[i]} * panel.width, 0, sizeof(float) * behind);
+        }
 }
 
-void Chain::forward(int width) {
+void Chain::gather(const Examples& examples, const Panel& panel, const int64_t* rows, const int64_t* next) {
+    const std::vector<int32_t>& used = weights_[0]->used;
+    kernels().gather(examples.images, used.data(), static_cast<int>(used.size()), rows, next, panel.examples,
+                     panel.of(activations_[0], units_[0]), panel.width);
+}
+
+void Chain::forward(const Panel& panel) {
     for (int i = 0; i < layers(); i++)
-        kernels().forward(weights_[i]->layer, activations_[i].data(), activations_[i + 1].data(), width,
-                          i + 1 < layers());
+        kernels().forward(weights_[i]->layer, panel.of(activations_[i], units_[i]),
+                          panel.of(activations_[i + 1], units_[i + 1]), panel.width, i + 1 < layers(), {0, units_[i + 1]});
 }
 
-void Chain::train(const Images& images, const int64_t* rows, const double* rates, int iterations, int64_t taken,
+// From the gradient of what layer i ends with to that of what it begins with, and its step.
+void Chain::backward(int i, const Update& update) {
+    const Layer& layer = weights_[i]->layer;
+    for (const Panel& panel : panels_) {
+        if (i == 0) break;
+        const int above = units_[i + 1], below = units_[i];
+        kernels().input_gradient(layer, panel.of(gradients_[i + 1], above), panel.of(activations_[i], below),
+                                 panel.of(gradients_[i], below), panel.width, {0, below});
+    }
+    kernels().update(layer, activations_[i].data(), gradients_[i + 1].data(), width_, update, {0, units_[i + 1]});
+}
+
+void Chain::train(const Examples& examples, const int64_t* rows, const double* rates, int iterations, int64_t taken,
                   Update update, double* sums) {
     const SmallestAreZero guard;
-    clear_rows_behind(width_);
+    clear_rows_behind();
     const float decay = update.decay;
-    for (int i = 0; i < iterations; i++) {
+    for (int i = 0; i < iterations; i++, rows += batch_) {
         resolve(update, decay, rates[i], taken + i);
-        step(images, rows + int64_t{i} * batch_, update, sums);
+        step(examples, rows, i + 1 < iterations ? rows + batch_ : nullptr, update, sums);
     }
 }
 
-void Chain::step(const Images& images, const int64_t* rows, const Update& update, double* sums) {
-    const Kernels& k = kernels();
-    k.gather(images.bytes, rows, batch_, units_[0], images.scale, images.shift, activations_[0].data(), width_);
-    for (int b = 0; b < batch_; b++) labels_[b] = images.labels[rows[b]];
-    forward(width_);
+void Chain::step(const Examples& examples, const int64_t* rows, const int64_t* next, const Update& update,
+                 double* sums) {
+    for (int b = 0; b < batch_; b++) labels_[b] = examples.labels[rows[b]];
+    const int classes = units_.back();
     double seen[2] = {};
-    float *above = upstream_.data(), *below = downstream_.data();
-    k.cross_entropy(activations_.back().data(), labels_.data(), units_.back(), batch_, width_, above, seen);
-    sums[0] += seen[0] / batch_, sums[1] += seen[1];
-    for (int i = layers() - 1; i >= 0; i--) {
-        const Layer& layer = weights_[i]->layer;
-        const float* entering = activations_[i].data();
-        if (i > 0) {
-            k.input_gradient(layer, above, below, width_);
-            k.rectify_gradient(entering, below, int64_t{units_[i]} * width_);
-        }
-        k.update(layer, entering, above, width_, update);
-        std::swap(above, below);
+    for (const Panel& panel : panels_) {
+        const int first = panel.number * PANEL;
+        gather(examples, panel, rows + first, next ? next + first : nullptr);
+        forward(panel);
+        kernels().cross_entropy(panel.of(activations_.back(), classes), labels_.data() + first, classes, panel.examples,
+                                panel.width, 1.0f / static_cast<float>(batch_), panel.of(gradients_.back(), classes), seen);
     }
+    sums[0] += seen[0] / batch_, sums[1] += seen[1];
+    for (int i = layers() - 1; i >= 0; i--) backward(i, update);
 }
 
-void Chain::evaluate(const Images& images, int64_t first, int64_t last, double* sums) {
+void Chain::evaluate(const Examples& examples, int64_t first, int64_t last, double* sums) {
     const SmallestAreZero guard;
-    int64_t rows[EVALUATED];
-    for (int64_t at = first; at < last; at += EVALUATED) {
-        const int there = static_cast<int>(std::min<int64_t>(EVALUATED, last - at));
-        for (int b = 0; b < there; b++) rows[b] = at + b;
-        kernels().gather(images.bytes, rows, there, units_[0], images.scale, images.shift, activations_[0].data(),
-                         EVALUATED);
-        forward(EVALUATED);
-        kernels().cross_entropy(activations_.back().data(), images.labels + at, units_.back(), there, EVALUATED,
+    int64_t rows[PANEL];
+    for (int64_t at = first; at < last; at += PANEL) {
+        const Panel panel{0, static_cast<int>(std::min<int64_t>(PANEL, last - at)), PANEL};
+        for (int b = 0; b < panel.examples; b++) rows[b] = at + b;
+        gather(examples, panel, rows, nullptr);
+        forward(panel);
+        kernels().cross_entropy(activations_.back().data(), examples.labels + at, units_.back(), panel.examples, PANEL, 0,
                                 nullptr, sums);
     }
 }
@@ -118,15 +141,14 @@ void Chain::evaluate(const Images& images, int64_t first, int64_t last, double* 
 double Chain::seconds(int i, int times) {
     using Clock = std::chrono::steady_clock;
     const SmallestAreZero guard;
-    const Layer& layer = weights_[i]->layer;
-    float *x = activations_[i].data(), *y = activations_[i + 1].data(), *dy = upstream_.data();
-    clear_rows_behind(width_);
+    clear_rows_behind();
     double least = 1e9;
     for (int time = 0; time < times; time++) {
         const auto began = Clock::now();
-        kernels().forward(layer, x, y, width_, false);
-        if (i > 0) kernels().input_gradient(layer, dy, downstream_.data(), width_);
-        kernels().update(layer, x, dy, width_, Update{});
+        for (const Panel& panel : panels_)
+            kernels().forward(weights_[i]->layer, panel.of(activations_[i], units_[i]),
+                              panel.of(activations_[i + 1], units_[i + 1]), panel.width, false, {0, units_[i + 1]});
+        backward(i, Update{});
         least = std::min(least, std::chrono::duration<double>(Clock::now() - began).count());
     }
     return least;

@@ -10,8 +10,6 @@
 
 namespace prunus {
 
-constexpr int EVALUATED = 64;  // examples at a time in evaluation
-
 // An array whose first entry, like those of all rows of a multiple of 16, is at a 64-byte boundary; zero at first.
 template <class T>
 class Aligned {
@@ -43,6 +41,7 @@ class Weights {
     void read_bias(Part part, float* values) const;
 
     Layer layer;
+    std::vector<int32_t> used;  // the inputs that any weight is there for; all where the layer is dense
 
    private:
     void lay_out_sparse(const uint8_t* mask);
@@ -53,11 +52,10 @@ class Weights {
     Aligned<int32_t> start_, count_, column_, t_start_, t_row_, t_place_;
 };
 
-// What examples are taken from: images [examples, inputs] of bytes, of which scale * byte + shift are the inputs.
-struct Images {
-    const uint8_t* bytes;
+// Images and their labels.
+struct Examples {
+    Images images;
     const int64_t* labels;
-    const float *scale, *shift;
 };
 
 class Chain {
@@ -67,10 +65,10 @@ class Chain {
     void place(int i, std::unique_ptr<Weights> weights);
     // Train on `iterations` batches: rows [iterations, batch] of the images; rates [iterations] of learning rates;
     // `taken` steps were taken before. Each batch's mean loss is added to sums[0], its correct predictions to sums[1].
-    void train(const Images& images, const int64_t* rows, const double* rates, int iterations, int64_t taken,
+    void train(const Examples& examples, const int64_t* rows, const double* rates, int iterations, int64_t taken,
                Update update, double* sums);
     // Adds to `sums` the losses and the correct predictions of the examples from `first` up to `last`.
-    void evaluate(const Images& images, int64_t first, int64_t last, double* sums);
+    void evaluate(const Examples& examples, int64_t first, int64_t last, double* sums);
     // Seconds for the products of layer `i` in one step at learning rate 0, the least of `times` tries.
     double seconds(int i, int times);
 
@@ -81,15 +79,24 @@ class Chain {
     int64_t kept() const;
 
    private:
-    void step(const Images& images, const int64_t* rows, const Update& update, double* sums);
-    void forward(int width);
-    void clear_rows_behind(int width);
+    // One panel of the batch: its examples, its width, and where its rows begin, of which a layer has so many units.
+    struct Panel {
+        int number, examples, width;
+        float* of(const Aligned<float>& rows, int units) const { return rows.data() + number * PANEL * rows_of(units); }
+    };
+    std::vector<Panel> panels(int examples) const;
+    void step(const Examples& examples, const int64_t* rows, const int64_t* next, const Update& update, double* sums);
+    void gather(const Examples& examples, const Panel& panel, const int64_t* rows, const int64_t* next);
+    void forward(const Panel& panel);
+    void backward(int i, const Update& update);
+    void clear_rows_behind();
 
     std::vector<int> units_;
     int batch_, width_;  // examples in a batch, and the same padded
+    std::vector<Panel> panels_;
     std::vector<std::unique_ptr<Weights>> weights_;
-    std::vector<Aligned<float>> activations_;  // of every layer, the images first
-    Aligned<float> upstream_, downstream_;
+    // What each layer begins with, the images first, and its gradients.
+    std::vector<Aligned<float>> activations_, gradients_;
     Aligned<int64_t> labels_;
 };
 

@@ -10,9 +10,12 @@
 #include <cstring>
 #include <initializer_list>
 
-#if defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
+
+// Inlined whatever the compiler's budget says: a call in an inner loop empties all registers.
+#define PRUNUS_INLINE inline __attribute__((always_inline))
 
 namespace prunus::PRUNUS_ISA {
 
@@ -21,7 +24,9 @@ namespace prunus::PRUNUS_ISA {
 constexpr int W = 16;
 using Vec = __m512;
 inline Vec load(const float* p) { return _mm512_load_ps(p); }
+inline Vec load_anywhere(const float* p) { return _mm512_loadu_ps(p); }
 inline void store(float* p, Vec a) { _mm512_store_ps(p, a); }
+inline void store_anywhere(float* p, Vec a) { _mm512_storeu_ps(p, a); }
 inline Vec all(float a) { return _mm512_set1_ps(a); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
@@ -51,7 +56,9 @@ inline Vec from_bytes(const uint8_t* p) {
 constexpr int W = 8;
 using Vec = __m256;
 inline Vec load(const float* p) { return _mm256_load_ps(p); }
+inline Vec load_anywhere(const float* p) { return _mm256_loadu_ps(p); }
 inline void store(float* p, Vec a) { _mm256_store_ps(p, a); }
+inline void store_anywhere(float* p, Vec a) { _mm256_storeu_ps(p, a); }
 inline Vec all(float a) { return _mm256_set1_ps(a); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
 inline Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
@@ -97,6 +104,8 @@ inline Vec load(const float* p) {
     return r;
 }
 inline void store(float* p, Vec a) { std::memcpy(p, a.at, sizeof a.at); }
+inline Vec load_anywhere(const float* p) { return load(p); }
+inline void store_anywhere(float* p, Vec a) { store(p, a); }
 inline Vec all(float a) {
     return each([=](int) { return a; });
 }
@@ -146,11 +155,14 @@ inline Vec from_bytes(const uint8_t* p) {
 
 #endif
 
+/// Ask for the cache line at p, which is read or written soon. It need not exist.
+inline void fetch(const void* p) { __builtin_prefetch(p); }
+
 inline Vec zero() { return all(0.0f); }
 
 /// Sum the entries of each of W registers: entry i of the result is the sum of r[i].
 /// Halves are added: first entry j to entry j + 8, then j to j + 4, j + 2 and j + 1.
-inline Vec sums(Vec (&r)[W]) {
+PRUNUS_INLINE Vec sums(Vec (&r)[W]) {
 #if defined(__AVX512F__)
     const auto halves = [](Vec a, Vec b) {
         return add(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
@@ -174,6 +186,47 @@ inline Vec sums(Vec (&r)[W]) {
     return ones(pairs(s[0], s[1]), pairs(s[2], s[3]));
 #else
     return each([&](int i) { return (r[i].at[0] + r[i].at[2]) + (r[i].at[1] + r[i].at[3]); });
+#endif
+}
+
+/// Turn W registers, a square, over: entry j of r[i] becomes entry i of r[j].
+PRUNUS_INLINE void turn_over(Vec (&r)[W]) {
+#if defined(__AVX512F__)
+    Vec s[W], t[W];
+    for (int i = 0; i < W; i += 2) {
+        s[i] = _mm512_unpacklo_ps(r[i], r[i + 1]), s[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < W; i += 4)
+        for (int j = 0; j < 2; j++) {
+            t[i + 2 * j] = _mm512_shuffle_ps(s[i + j], s[i + j + 2], 0x44);
+            t[i + 2 * j + 1] = _mm512_shuffle_ps(s[i + j], s[i + j + 2], 0xEE);
+        }
+    // each quarter q of t[4 g + c] now holds entries 4 q + c of the rows 4 g to 4 g + 3
+    for (int c = 0; c < 4; c++)
+        for (int half = 0; half < 2; half++) {
+            const auto halves = [=](Vec a, Vec b) {
+                return half ? _mm512_shuffle_f32x4(a, b, 0xEE) : _mm512_shuffle_f32x4(a, b, 0x44);
+            };
+            const Vec a = halves(t[c], t[4 + c]), b = halves(t[8 + c], t[12 + c]);
+            r[8 * half + c] = _mm512_shuffle_f32x4(a, b, 0x88), r[8 * half + 4 + c] = _mm512_shuffle_f32x4(a, b, 0xDD);
+        }
+#elif defined(__AVX2__)
+    Vec s[W], t[W];
+    for (int i = 0; i < W; i += 2) s[i] = _mm256_unpacklo_ps(r[i], r[i + 1]), s[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    for (int i = 0; i < W; i += 4)
+        for (int j = 0; j < 2; j++) {
+            t[i + 2 * j] = _mm256_shuffle_ps(s[i + j], s[i + j + 2], 0x44);
+            t[i + 2 * j + 1] = _mm256_shuffle_ps(s[i + j], s[i + j + 2], 0xEE);
+        }
+    for (int c = 0; c < 4; c++) {
+        r[c] = _mm256_permute2f128_ps(t[c], t[4 + c], 0x20), r[4 + c] = _mm256_permute2f128_ps(t[c], t[4 + c], 0x31);
+    }
+#else
+    for (int i = 0; i < W; i++)
+        for (int j = 0; j < i; j++) {
+            const float above = r[j].at[i];
+            r[j].at[i] = r[i].at[j], r[i].at[j] = above;
+        }
 #endif
 }
 

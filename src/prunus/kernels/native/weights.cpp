@@ -1,14 +1,11 @@
 // The memory of a layer, dense or sparse, and its way in and out.
 #include <cstring>
 #include <new>
+#include <numeric>
 
 #include "chain.hpp"
 
 namespace prunus {
-
-namespace {
-int64_t padded(int64_t count) { return (count + LANE - 1) / LANE * LANE; }
-}  // namespace
 
 template <class T>
 Aligned<T>::Aligned(int64_t count) : size_(count) {
@@ -37,6 +34,8 @@ Weights::Weights(int outputs, int inputs, bool with_bias, const uint8_t* mask, b
 
 void Weights::lay_out_dense(const uint8_t* mask) {
     layer.stride = padded(layer.inputs);
+    used.resize(layer.inputs);
+    std::iota(used.begin(), used.end(), 0);
     for (auto& values : values_) values = Aligned<float>(layer.outputs * layer.stride);
     if (!mask) return;
     bits_ = Aligned<uint16_t>(layer.outputs * layer.stride / LANE);
@@ -56,9 +55,12 @@ void Weights::lay_out_sparse(const uint8_t* mask) {
         start_[o] = static_cast<int32_t>(places);
         places += padded(count_[o]), kept += count_[o];
     }
-    for (int64_t k = 0; k < inputs; k++) t_start_[k + 1] += t_start_[k];
-    column_ = Aligned<int32_t>(places), t_row_ = Aligned<int32_t>(kept), t_place_ = Aligned<int32_t>(kept);
-    for (int64_t p = 0; p < places; p++) column_[p] = static_cast<int32_t>(inputs);
+    for (int32_t k = 0; k < inputs; k++) {
+        if (t_start_[k + 1]) used.push_back(k);
+        t_start_[k + 1] += t_start_[k];
+    }
+    column_ = Aligned<int32_t>(places + LANE), t_row_ = Aligned<int32_t>(kept), t_place_ = Aligned<int32_t>(kept);
+    for (int64_t p = 0; p < places + LANE; p++) column_[p] = static_cast<int32_t>(inputs);
     std::vector<int32_t> next(t_start_.data(), t_start_.data() + inputs);
     for (int64_t o = 0; o < outputs; o++) {
         int32_t place = start_[o];

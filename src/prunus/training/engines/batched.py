@@ -39,9 +39,9 @@ _IN_WORDS = {
 class BatchedEngine:
     """See the module.
 
-    On a CPU it is used only where it is asked for: `Stack(engine=BatchedEngine(cores))`. There launches cost little, and
-    what lies side by side leaves the caches. Time of a lane's step over that in `SingleEngine`, at batch 60 with Adam, on
-    one core of an AMD EPYC with AVX2, in stacks of 1, 4 and 16:
+    On a CPU it is used only where it is asked for: `Stack(engine=BatchedEngine(cores))`. There launches cost little,
+    and what lies side by side leaves the caches. Time of a lane's step over that in `SingleEngine`, at batch 60 with
+    Adam, on one core of an AMD EPYC with AVX2, in stacks of 1, 4 and 16:
 
     | network | images | grouped | one lane after the other | by hand |
     | --- | --- | --- | --- | --- |

@@ -43,5 +43,5 @@ class Engine(Protocol):
         ...
 
     def emptied(self) -> Self:
-        """A fresh engine of the same kind without lanes."""
+        """A fresh engine of the same kind without lanes; the models of those it had are as they joined."""
         ...
