@@ -19,12 +19,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
+
 from common.prototype import prototype
 from common.sources import cifar10, mnist
 from common.timing import medians
 from common.usual import from_loader, from_tensor, usual_loop
-from torch import nn
-
 from prunus.core.masks import Masks
 from prunus.core.seeds import generator
 from prunus.data import DataSet
@@ -54,13 +54,14 @@ def masks_for(model: nn.Module, density: float, seed: int) -> Masks:
     return Masks({name: both[name in output][name] for name in both[0]})
 
 
-def usual(name: str, source: DataSet, lr: float, loader: bool, iterations: int) -> Callable[[], int]:
-    """The usual loop, `iterations` at a time."""
+def usual(name: str, source: DataSet, lr: float, loader: bool, cores: int, iterations: int) -> Callable[[], int]:
+    """The usual loop on all cores, `iterations` at a time."""
     model = network(name, source)
     batches = (from_loader if loader else from_tensor)(source, 60)
     step = usual_loop(model, masks_for(model, 0.2, 0), lr, batches)
 
     def some() -> int:
+        torch.set_num_threads(cores)
         for _ in range(iterations):
             step()
         _finish(source)
@@ -72,7 +73,9 @@ def usual(name: str, source: DataSet, lr: float, loader: bool, iterations: int) 
 def stacked(
     name: str, source: DataSet, lr: float, size: int, density: float, cores: int, iterations: int
 ) -> Callable[[], int]:
-    """A stack of `size` tickets, `iterations` at a time."""
+    """A stack of `size` tickets, `iterations` at a time; one alone has all cores, several have one each."""
+    threads = cores if size == 1 else 1
+    torch.set_num_threads(threads)
     recipe = Recipe(iterations=10**6, batch=60, lr=lr, evaluate_every=10**6)
     lanes = []
     for seed in range(size):
@@ -84,6 +87,7 @@ def stacked(
         engine.join(lane, {})
 
     def some() -> int:
+        torch.set_num_threads(threads)
         engine.advance(lanes, [iterations] * size)
         for lane in lanes:
             lane.iteration += iterations
@@ -122,8 +126,8 @@ def lenet(source: DataSet, cores: int, rounds: int) -> float:
     """The table for LeNet-300-100; seconds an iteration of the usual loop."""
     name, lr = "lenet-300-100", 1.2e-3
     ways = {
-        "DataLoader, masks in each forward": usual(name, source, lr, True, 60),
-        "images in one tensor, masks in each forward": usual(name, source, lr, False, 60),
+        "DataLoader, masks in each forward": usual(name, source, lr, True, cores, 60),
+        "images in one tensor, masks in each forward": usual(name, source, lr, False, cores, 60),
     }
     for density, about in ((1.0, "dense"), (SPARSE, "3.6 %")):
         for size in (1, 4, 16, 64):
@@ -141,11 +145,11 @@ def conv(source: DataSet, cores: int, rounds: int) -> None:
     """The table for Conv-2."""
     name, lr = "conv-2", 2e-4
     ways = {
-        "DataLoader, masks in each forward": usual(name, source, lr, True, 2),
-        "images in one tensor, masks in each forward": usual(name, source, lr, False, 2),
+        "DataLoader, masks in each forward": usual(name, source, lr, True, cores, 2),
+        "images in one tensor, masks in each forward": usual(name, source, lr, False, cores, 2),
     }
     for size in (1, 4, 16):
-        ways[f"Prunus, 3.6 %, a stack of {size}"] = stacked(name, source, lr, size, SPARSE, cores, 2 if size == 1 else 1)
+        ways[f"Prunus, 3.6 %, a stack of {size}"] = stacked(name, source, lr, size, SPARSE, cores, 1)
     table(
         f"{source.name}, Conv-2, an iteration of one ticket",
         medians(ways, rounds, time.process_time if cores == 1 else time.perf_counter),
@@ -163,9 +167,10 @@ def study(cores: int, device: str, usual_seconds: float, iterations: int) -> Non
         began = time.perf_counter()
         run(plan, "", quiet=True, cores=cores)
         took = time.perf_counter() - began
+    usually = trained * usual_seconds
     print(
         f"\nA whole study of {len(plan.cells)} cells, {trained:,} iterations: {took:.1f} s with evaluations and files; "
-        f"the usual loop takes {trained * usual_seconds:.0f} s for the iterations alone: {trained * usual_seconds / took:.1f}×"
+        f"the usual loop takes {usually:.0f} s for the iterations alone: {usually / took:.1f}×"
     )
 
 
@@ -186,11 +191,9 @@ def main() -> None:
     print(f"matrix products: {limit / 1e9:.0f} GFLOP/s; a dense iteration at that speed: {1000 * work / limit:.3f} ms")
     if options.only in (None, "lenet", "study"):
         seconds = lenet(mnist().to(options.device), options.cores, options.rounds)
-        torch.set_num_threads(1)
         if options.only != "lenet":
             study(options.cores, options.device, seconds, options.study_iterations)
     if options.only in (None, "conv"):
-        torch.set_num_threads(1)
         conv(cifar10().to(options.device), options.cores, max(3, options.rounds // 2))
 
 

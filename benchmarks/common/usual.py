@@ -57,7 +57,7 @@ def usual_loop(
     """One iteration of it, on the device of the network."""
     masked = {nn.Linear: MaskedLinear, nn.Conv2d: MaskedConv2d}
     for name, module in network.named_modules():
-        if type(module) in masked:
+        if isinstance(module, nn.Linear | nn.Conv2d):
             module.__class__ = masked[type(module)]
             module.register_buffer("mask", masks[f"{name}.weight"].to(module.weight))
     optimizer = torch.optim.Adam(network.parameters(), lr=lr)

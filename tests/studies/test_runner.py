@@ -2,8 +2,8 @@ import pytest
 
 from prunus.core.errors import Invalid
 from prunus.studies import local
-from prunus.studies.resolve import resolve
 from prunus.studies.estimate import estimate
+from prunus.studies.resolve import resolve
 from prunus.studies.runner import prepare
 from small_study import by_place, contents, finished, small
 

@@ -1,4 +1,4 @@
-"""How long a study would take here: a short training of each network, dense and at its sparsest, and the rest by rule."""
+"""How long a study would take here: each network is trained for a moment, dense and sparse; the rest is a rule."""
 
 import time
 from dataclasses import dataclass

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -96,13 +96,13 @@ class Bars(Quiet):
         start, stop = cell.span
         del self._under_way[cell.key]
         self._done, self._trained = self._done + 1, self._trained + stop - start
-        self._update()
+        self._update(f"last: {history.early_stop.test_accuracy:.2%} at stop")
 
-    def _update(self) -> None:
+    def _update(self, note: str | None = None) -> None:
         description = f"{self._done}/{self._cells} cells, {len(self._under_way)} at once"
-        self._progress.update(
-            self._all, completed=self._trained + sum(self._under_way.values()), description=description
-        )
+        noted: dict[str, Any] = {} if note is None else {"note": note}
+        done = self._trained + sum(self._under_way.values())
+        self._progress.update(self._all, completed=done, description=description, **noted)
 
 
 @contextmanager

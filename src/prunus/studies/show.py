@@ -19,10 +19,10 @@ from prunus.models import MODELS
 from prunus.pruning.criteria import CRITERIA
 from prunus.studies.cells import Cell
 from prunus.studies.duration import duration
+from prunus.studies.estimate import Estimate
 from prunus.studies.report.curves import METRICS, curves, networks, percent
 from prunus.studies.resolve import STUDIES
 from prunus.studies.results import Results
-from prunus.studies.estimate import Estimate
 from prunus.studies.runner import Plan
 from prunus.tickets import Ticket
 

@@ -28,6 +28,9 @@ from prunus.studies.schedule import Schedule
 from prunus.studies.store import Store
 from prunus.training import Evaluation, History
 
+#: Seconds without a question after which a worker takes the driver for lost, and ends.
+FORSAKEN = 600.0
+
 #: Seconds that a shared disk may take to show one machine what another has written.
 SHARED_AFTER = 120.0
 
@@ -91,7 +94,7 @@ class Worker:
                 source = self._plan.study.variants[name].data.name
                 raise Invalid(f"data {source!r} differ from those of the same name where the study was started")
         self._cells = {cell.key: cell for cell in self._plan.cells}
-        self._brief, self._news = brief, SimpleQueue[News]()
+        self._brief, self._news, self._asked = brief, SimpleQueue[News](), time.monotonic()
         self._schedule = Fed(lambda network: self._news.put(News("room", network)))
         Thread(target=self._train, daemon=True).start()
 
@@ -102,6 +105,7 @@ class Worker:
             keys: of cells whose parents are filed.
             patience: how many seconds to wait for news where there are none.
         """
+        self._asked = time.monotonic()
         for key in keys:
             cell = self._cells[key]
             if self._plan.store.has(key):  # by a worker that was thought to be lost
@@ -118,6 +122,11 @@ class Worker:
                 news.append(self._news.get_nowait())
         except Empty:
             return news
+
+    def _tell(self, news: News) -> None:
+        if time.monotonic() - self._asked > FORSAKEN:
+            os._exit(1)
+        self._news.put(news)
 
     def _train(self) -> None:
         torch.set_num_threads(self._plan.study.threads)  # a setting of each thread's own
@@ -139,7 +148,7 @@ class Worker:
             self._schedule,
             data,
             self._plan.store,
-            Told(self._news.put),
+            Told(self._tell),
             cores=self._brief.cores,
             checkpoint_every=every,
         )
