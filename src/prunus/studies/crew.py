@@ -93,12 +93,12 @@ def crew_here(where: Where, device: str, threads: int, cells: int, need: int) ->
     Raises:
         Invalid: if there are more workers than cores or memory allow.
     """
-    gpus = _gpus(device)
+    gpus = _gpus_here() if _on_gpu(device) else 0
     cores = available_cores()
     most = max(1, cores // threads)
     if where.count is not None and where.count > most:
-        of = f"{cores} cores" + (f" and each training takes {threads} threads" if threads > 1 else "")
-        raise Invalid(f"--workers is {where.count}; allowed: up to {most}, since there are {of} here")
+        each = f", and each training takes {threads} threads" if threads > 1 else ""
+        raise Invalid(f"--workers is {where.count}; allowed: up to {most}, since {cores} cores are here{each}")
     wanted = min(where.count or (min(gpus, most) if gpus else most), max(1, cells))
     free = available_memory()
     fit = wanted if free is None else max(1, min(wanted, free // need))
@@ -127,7 +127,7 @@ def crew_there(
     Raises:
         Invalid: if there is no room for a single worker.
     """
-    on_gpu = device != "cpu"
+    on_gpu = _on_gpu(device)
     fitting = [node for node in nodes if node.get("CPU", 0) >= 1 and (not on_gpu or node.get("GPU", 0) >= 1)]
     if on_gpu and not fitting:
         raise Invalid(f"device is {device!r}; the cluster at {address} has no GPU; allowed: cpu")
@@ -136,7 +136,8 @@ def crew_there(
         cores = max(1, min(int(node["CPU"] // node["GPU"]) for node in fitting))
     fitting = [node for node in fitting if node["CPU"] >= cores]
     if not fitting:
-        raise Invalid(f"--workers {address}: no machine of the cluster has the {cores} cores that a worker needs")
+        many = f"{cores} cores" if cores > 1 else "core"
+        raise Invalid(f"--workers {address}: no machine of the cluster has the {many} that a worker needs")
     roomy = [node for node in fitting if node.get("memory", 0) >= need]
     if not roomy:
         most = max(node.get("memory", 0) for node in fitting)
@@ -148,11 +149,13 @@ def crew_there(
     return Crew(max(1, min(cells, int(sum(places)))), cores, float(on_gpu), need)
 
 
-def _gpus(device: str) -> int:
-    if device == "cpu":
-        return 0
-    if device != "cuda":
+def _on_gpu(device: str) -> bool:
+    if device not in ("cpu", "cuda"):
         raise Invalid(f"device is {device!r}; allowed with --workers: cpu, or cuda, of which each worker gets its own")
+    return device == "cuda"
+
+
+def _gpus_here() -> int:
     import torch
 
     return torch.cuda.device_count()

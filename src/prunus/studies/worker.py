@@ -31,6 +31,9 @@ from prunus.training import Evaluation, History
 #: Seconds without a question after which a worker takes the driver for lost, and ends.
 FORSAKEN = 600.0
 
+#: Seconds in which a new file has to be seen in a shared folder that nobody has looked into before.
+_SOON = 5.0
+
 #: Seconds that a shared disk may take to show one machine what another has written.
 SHARED_AFTER = 120.0
 
@@ -294,9 +297,15 @@ def shell() -> type:
     return PrunusWorker
 
 
-def appears(store: Store, key: str, seconds: float = SHARED_AFTER) -> bool:
-    """Whether the cell is finished, or is seen to be within `seconds`: a shared disk may show it late."""
-    until = time.monotonic() + seconds
+def appears(store: Store, key: str, seconds: float | None = None) -> bool:
+    """Whether the cell is finished, or is seen to be within `seconds`: a shared disk may show it late.
+
+    Args:
+        store: where to look.
+        key: of the cell.
+        seconds: how long to look; default `SHARED_AFTER`.
+    """
+    until = time.monotonic() + (SHARED_AFTER if seconds is None else seconds)
     while not store.has(key):
         if time.monotonic() > until:
             return False
@@ -314,7 +323,7 @@ def _study(text: str) -> LotteryTicket:
 
 
 def _check_shared(out: Path, name: str, content: str) -> None:
-    until = time.monotonic() + 5
+    until = time.monotonic() + _SOON
     while True:
         try:
             if (out / name).read_text(encoding="utf-8") == content and os.access(out, os.W_OK):

@@ -46,12 +46,14 @@ int threads() {
 }  // namespace
 
 NB_MODULE(_native, m) {
+    nb::set_leak_warnings(false);  // what a program still holds when it ends is no fault of it
     m.doc() = "Prunus's kernels in C++, compiled for several instruction sets and chosen when they are loaded.";
     m.def("instruction_sets", &instruction_sets, "The instruction sets that this CPU can run, best first.");
     m.def("instruction_set", [] { return prunus::kernels().instruction_set; }, "The instruction set in use.");
     m.def("use", &use, nb::arg("name"), "Use this instruction set from now on; ValueError if this CPU cannot run it.");
     m.def("threads", &threads, "The number of threads that a parallel region gets now, on the calling thread.");
     prunus::bind_chain(m);
+    prunus::bind_sparse(m);
 #ifdef _OPENMP
     m.attr("openmp") = true;
 #else

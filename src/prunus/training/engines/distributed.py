@@ -24,6 +24,7 @@ from prunus.core.seeds import derive
 from prunus.training.checkpoint import State
 from prunus.training.engines.draws import global_generator
 from prunus.training.engines.single import Seat
+from prunus.training.engines.sparse_layers import SparseLinear
 from prunus.training.engines.total_batch_norm import over_the_total_batch
 from prunus.training.evaluate import batch_sums, number_of_batches
 from prunus.training.lane import Lane
@@ -125,6 +126,10 @@ class _SharedSeat(Seat):
         self.model: nn.Module = processes.parallel(lane.model)
         self.began = False
         lane.products = {"all layers": f"PyTorch, by {processes.world} processes"}
+
+    def network_of(self, lane: Lane) -> tuple[nn.Module, dict[str, SparseLinear]]:
+        """The lane's own model: gradients of other shapes could not be averaged."""
+        return lane.model, {}
 
     def advance(self, steps: int) -> None:
         """Train the lane by `steps` iterations."""
