@@ -135,7 +135,7 @@ def lenet(source: DataSet, cores: int, rounds: int) -> float:
             ways[f"Prunus, {about}, a stack of {size}"] = stacked(name, source, lr, size, density, cores, iterations)
     there = prototype(source, network(name, source), masks_for(network(name, source), SPARSE, 0))
     if there:
-        ways["the prototype, 3.6 %, one ticket on one core"] = partial(there, 800)
+        ways["the prototype, 3.6 %, one ticket on one core"] = partial(there, 400)
     found = medians(ways, rounds, time.process_time if cores == 1 else time.perf_counter)
     table(f"{source.name}, LeNet-300-100, an iteration of one ticket", found)
     return found["DataLoader, masks in each forward"]
