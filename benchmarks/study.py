@@ -180,7 +180,7 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=available_cores())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--study-iterations", type=int, default=400)
+    parser.add_argument("--study-iterations", type=int, default=2000)
     parser.add_argument("--only", choices=["lenet", "conv", "study"])
     options = parser.parse_args()
     torch.set_num_threads(options.cores)

@@ -14,6 +14,7 @@ from prunus.core.errors import Invalid
 from prunus.core.files import read_tensors, write_tensors
 from prunus.studies import worker
 from prunus.studies.cells import Cell
+from prunus.studies.store import Store
 from prunus.studies.worker import Brief, Fed, Worker, appears, shell
 from small_study import by_place, contents, finished, small
 
@@ -227,3 +228,20 @@ def test_a_finished_cell_has_its_history_in_the_store(tmp_path):
     shutil.rmtree(tmp_path / "cells" / plan.cells[0].key)
     with pytest.raises(Invalid, match="damaged"):
         plan.store.history(plan.cells[0].key)
+
+
+def test_a_cell_that_another_machine_has_filed_stays_as_it_is(tmp_path, monkeypatch):
+    plan = finished(small(prune__rounds=0), tmp_path)
+    (cell,) = plan.cells
+    folder = tmp_path / "cells" / cell.key
+    before, number = contents(tmp_path), folder.stat().st_ino
+    # a shared disk does not show it yet when the second is filed
+    monkeypatch.setattr(Store, "has", lambda self, key: False)
+    at_work = Worker(brief(plan))
+    assert end_of(at_work, cell.key).kind == "filed"
+    assert folder.stat().st_ino == number
+    assert contents(tmp_path) == before
+    # but what is no cell makes way for one
+    (folder / "records.json").unlink()
+    assert end_of(at_work, cell.key).kind == "filed"
+    assert contents(tmp_path) == before

@@ -145,10 +145,13 @@ def _settings(values: Mapping[str, str]) -> Iterator[None]:
 def _said() -> Iterator[Path]:
     """What is written to the process's stderr goes into a file for a while: Ray's C++ knows no other way."""
     with tempfile.NamedTemporaryFile() as file:
-        sys.stderr.flush()
-        kept = os.dup(2)
-        os.dup2(file.fileno(), 2)
         try:
+            kept = os.dup(2)
+        except OSError:  # there is none
+            yield Path(file.name)
+            return
+        try:
+            os.dup2(file.fileno(), 2)
             yield Path(file.name)
         finally:
             os.dup2(kept, 2)
