@@ -322,7 +322,9 @@ def test_a_client_of_a_cluster_is_like_a_machine_of_it(tmp_path):
             ]
             process = start(*command, "--workers", f"ray://127.0.0.1:{for_clients}")
             moment(process, out, 1)
-            os.kill(max(processes("ray::PrunusWorker")), signal.SIGKILL)
+            parents = processes("")
+            at_work = [w for w, raylet in processes("ray::PrunusWorker").items() if parents[raylet] == head.pid]
+            os.kill(max(at_work), signal.SIGKILL)
             assert process.communicate() == ("", "")
             assert process.returncode == 0
         finally:

@@ -91,7 +91,7 @@ def _connected(address: str, **options: Any) -> Iterator[Any]:
         with warnings.catch_warnings(), _said() as said:
             warnings.filterwarnings("ignore", message="Ray Client connection timed out", category=UserWarning)
             try:
-                ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL, **options)
+                _join(ray, address, options)
             except Exception as error:
                 raise Invalid(_refusal(address, error, said)) from error
         _on_sigterm(_leave)  # Ray's own handler prints a stack
@@ -99,6 +99,16 @@ def _connected(address: str, **options: Any) -> Iterator[Any]:
     finally:
         ray.shutdown()
         _on_sigterm(terminated)
+
+
+def _join(ray: Any, address: str, options: Mapping[str, Any]) -> None:
+    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    try:
+        ray.init(address, **quiet, **options)
+    except ConnectionAbortedError:
+        # a cluster starts a process for each of its clients; now and then one does not come up
+        ray.shutdown()
+        ray.init(address, **quiet, **options)
 
 
 def _on_sigterm(handler: Any) -> None:
@@ -112,7 +122,7 @@ def _leave(*_: object) -> NoReturn:
 
 def _refusal(address: str, error: Exception, said: Path) -> str:
     if address == "local":
-        return f"Ray does not start here ({_first_line(error)})"
+        return f"Ray does not start here ({_shortly(error)})"
     text = f"{error} {error.__cause__} {said.read_text(errors='replace')}"
     if "ersion mismatch" in text:
         versions = [" ".join(pair) for pair in re.findall(r"(Ray|Python): (\S+)", text)[:4]]
@@ -121,11 +131,13 @@ def _refusal(address: str, error: Exception, said: Path) -> str:
         )
     if "uthenticat" in text:
         return f"--workers {address}: the cluster wants its token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
-    return f"--workers {address}: no Ray cluster answers there that this machine can join ({_first_line(error)})"
+    return f"--workers {address}: no Ray cluster answers there that this machine can join ({_shortly(error)})"
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+def _shortly(error: Exception) -> str:
+    """The first and the last line of what Ray says, which are what happened and why."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(dict.fromkeys([lines[0], lines[-1]])).rstrip(".")
 
 
 @contextmanager
