@@ -67,7 +67,7 @@ def newer(out, seconds):
 
 def ended(process, others):
     """The exit code, the one line on stderr; all processes are gone."""
-    said, error = process.communicate(timeout=60)
+    said, error = process.communicate(timeout=240)
     _, alive = psutil.wait_procs(others, timeout=5)
     assert not alive
     assert len(error.splitlines()) <= 1

@@ -132,7 +132,8 @@ def test_a_worker_that_is_killed_loses_only_what_it_held(tmp_path, cluster, ther
     run_on_workers(plan, "prunus run", there, checkpoint_every=0)
     assert held
     assert shown.ended == Counter({cell.key for cell in plan.cells})
-    assert max(shown.begun.values()) == 2
+    # at most once again, and only what was in training: the worker may have been between two cells
+    assert max(shown.begun.values()) <= 2
     assert {key for key, count in shown.begun.items() if count == 2} <= set(held)
     finished(small(**LONG), tmp_path / "alone")
     assert contents(tmp_path / "workers") == contents(tmp_path / "alone")
