@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     from prunus.core.masks import Masks
     from prunus.core.params import prunable
     from prunus.core.select import select
-    from prunus.pruning import Magnitude, Random, prune
+    from prunus.pruning import (
+        FORCE,
+        SNIP,
+        GraSP,
+        Inverted,
+        IterativeSNIP,
+        Magnitude,
+        Random,
+        Saliency,
+        SynFlow,
+        prune,
+    )
     from prunus.tickets import (
         Barrier,
         Ticket,
@@ -32,7 +43,18 @@ _HOMES = {
     "prunus.core.masks": ("Masks",),
     "prunus.core.params": ("prunable",),
     "prunus.core.select": ("select",),
-    "prunus.pruning": ("Magnitude", "Random", "prune"),
+    "prunus.pruning": (
+        "FORCE",
+        "GraSP",
+        "Inverted",
+        "IterativeSNIP",
+        "Magnitude",
+        "Random",
+        "SNIP",
+        "Saliency",
+        "SynFlow",
+        "prune",
+    ),
     "prunus.tickets": (
         "Barrier",
         "Ticket",
@@ -47,12 +69,19 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "FORCE",
+    "SNIP",
     "Barrier",
+    "GraSP",
     "Handle",
     "Invalid",
+    "Inverted",
+    "IterativeSNIP",
     "Magnitude",
     "Masks",
     "Random",
+    "Saliency",
+    "SynFlow",
     "Ticket",
     "__version__",
     "apply",

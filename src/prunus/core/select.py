@@ -11,12 +11,17 @@ from torch import Tensor
 
 from prunus.core.allocation import Allocation, allot, global_, share
 from prunus.core.errors import Invalid, check_density, nearest
+from prunus.core.floors import Protect, floors_of, largest_above, raised
 from prunus.core.largest import COMPARABLE, FLOATS, INTEGERS, largest
 from prunus.core.masks import Masks
 
 
 def select(
-    scores: Mapping[str, Tensor], density: float, scope: str | Allocation = "global", within: Masks | None = None
+    scores: Mapping[str, Tensor],
+    density: float,
+    scope: str | Allocation = "global",
+    within: Masks | None = None,
+    protect: Protect | None = None,
 ) -> Masks:
     """Masks that keep the `round(density × n)` largest of the n scores.
 
@@ -28,19 +33,23 @@ def select(
             a function like those of `prunus.core.allocation`.
         within: only weights that these masks keep are candidates. Under a scope other than "global", what is
             allotted to a parameter beyond its candidates goes to the others in proportion to theirs.
+        protect: how many weights each parameter keeps at least, or which fraction of its own; for some parameters
+            only, by glob patterns: `{"*shortcut*": 0.05}`. Default: nothing.
 
     Raises:
         Invalid: if a score is NaN, the density is out of range or more than `within` keeps, a name or shape
-            differs, or the scope is unknown.
+            differs, the scope is unknown, or more is protected than kept.
     """
-    keep = round(check_density(density) * sum(tensor.numel() for tensor in scores.values()))
+    sizes = {name: tensor.numel() for name, tensor in scores.items()}
+    keep = round(check_density(density) * sum(sizes.values()))
     within = checked(scores, within)
     room = _room(scores, within)
     check_count(f"the number kept at density {density}", keep, sum(room.values()))
+    floors = floors_of(protect, sizes, keep)
     if scope in ("global", global_):
-        return _select_jointly(scores, keep, within)
+        return _select_jointly(scores, keep, within, floors)
     counts = allot(scope, scores if within is None else _candidates(scores, within), keep)
-    return _select_apart(scores, share(counts, room, keep), within)
+    return _select_apart(scores, raised(share(counts, room, keep), floors, room, keep), within)
 
 
 def select_count(scores: Mapping[str, Tensor], keep: int, within: Masks | None = None) -> Masks:
@@ -77,8 +86,11 @@ def select_counts(scores: Mapping[str, Tensor], counts: Mapping[str, int], withi
     return _select_apart(scores, counts, within)
 
 
-def _select_jointly(scores: Mapping[str, Tensor], keep: int, within: Masks | None) -> Masks:
-    chosen = largest(list(scores.values()), keep, None if within is None else aligned(scores, within))
+def _select_jointly(
+    scores: Mapping[str, Tensor], keep: int, within: Masks | None, floors: Mapping[str, int] | None = None
+) -> Masks:
+    among = None if within is None else aligned(scores, within)
+    chosen = largest_above(scores, keep, dict(floors or {}), among)
     return Masks._made(dict(zip(scores, chosen, strict=True)))
 
 

@@ -1,18 +1,22 @@
 """`prune`: scores, a density and how it is shared, in one or more rounds."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from prunus.core.allocation import Allocation
+from prunus.core.allocation import Allocation, global_
 from prunus.core.errors import Invalid, check_density
+from prunus.core.floors import Protect, floors_of
 from prunus.core.masks import Masks
 from prunus.core.params import Globs, prunable
 from prunus.core.schedules import SCHEDULES, Schedule
 from prunus.core.select import select
 from prunus.pruning.criteria import CRITERIA, Criterion, Scoring
+from prunus.pruning.criteria.scoring import Repeated, Walk, Walks
+from prunus.pruning.left import Left
 
 #: A criterion may also be a plain function, which then sees to its options itself.
 Scorer = Callable[[Scoring], Mapping[str, Tensor]]
@@ -24,8 +28,9 @@ def prune(
     density: float,
     *,
     scope: str | Allocation = "global",
-    rounds: int = 1,
-    schedule: str | Schedule = "exponential",
+    rounds: int | None = None,
+    schedule: str | Schedule | None = None,
+    protect: Protect | None = None,
     batches: Iterable[Any] | None = None,
     loss: Callable[..., Tensor] | None = None,
     include: Globs | None = None,
@@ -35,49 +40,109 @@ def prune(
     """Masks that keep exactly `round(density × n)` of the model's n prunable weights, those that score highest.
 
     The model is only read: hand the masks to `prunus.apply` to make it sparse. In each round the criterion scores
-    the weights under the masks so far, and what was pruned stays pruned.
+    the weights under the masks so far, and what was pruned stays pruned (but for a criterion such as FORCE, which
+    says otherwise). There is no default criterion.
 
     Args:
         model: any `nn.Module`.
-        criterion: what gives scores: `prunus.Magnitude()`, …, a function of `Scoring`, or the name of one.
+        criterion: what gives scores: `prunus.Magnitude()`, `prunus.SNIP()`, …, a function of `Scoring`, or the name
+            of one.
         density: fraction kept in the end, in (0, 1].
         scope: how the density is shared among the parameters (see `prunus.select`).
-        rounds: how often weights are scored and pruned. Default: once.
-        schedule: the density after each round, as a function of the fraction of rounds done.
-        batches: data for criteria that score on data.
-        loss: `loss(outputs, targets)`, for criteria that use it.
+        rounds: how often weights are scored and pruned. Default: as the criterion's paper does; else once.
+        schedule: the density after each round, as a function of the fraction of rounds done. Default: the
+            criterion's own; else exponential.
+        protect: how many weights each parameter keeps at least, or which fraction of its own; for some parameters
+            only, by glob patterns: `{"*shortcut*": 0.05}`. Default: nothing, and a warning where a parameter is
+            left without a weight.
+        batches: data for criteria that score on data: an iterable of (inputs, targets), or of mappings that the
+            model takes by name.
+        loss: `loss(outputs, targets)`, for criteria that use it. Default: the model's own (Transformers), else
+            cross-entropy.
         include: glob patterns on names of parameters (see `prunus.prunable`).
         exclude: glob patterns on names of parameters to leave out.
         generator: for criteria that draw random numbers: a CPU generator; default torch's own.
 
     Raises:
         Invalid: if an option is out of range, unknown, or of no use to the criterion; if the model has no
-            prunable weights; if a score is NaN.
+            prunable weights, or does not take the batches; if a score is NaN.
     """
     if not isinstance(model, nn.Module):
         raise Invalid(f"model is of type {type(model).__name__}; allowed: a torch.nn.Module")
     check_density(density)
+    criterion = _named(criterion)
+    rounds = getattr(criterion, "rounds", 1) if rounds is None else rounds
     if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
         raise Invalid(f"rounds is {rounds!r}; allowed: an integer from 1")
-    criterion = _named(criterion)
-    density_at = schedule if callable(schedule) else SCHEDULES.look_up(schedule)
+    steps: str | Schedule = getattr(criterion, "schedule", "exponential") if schedule is None else schedule
+    density_at = steps if callable(steps) else SCHEDULES.look_up(steps)
     _check_used(criterion, {"batches": batches, "loss": loss, "generator": generator})
     weights = prunable(model, include, exclude)
     if not weights:
         raise Invalid(f"{type(model).__name__} has no prunable weights (see prunus.prunable)")
-    if batches is not None and rounds > 1:
-        batches = list(batches)  # an iterator would be empty in the second round
-    masks = Masks({n: torch.ones(w.shape, dtype=torch.bool, device=w.device) for n, w in weights.items()})
-    for done in range(1, rounds + 1):
-        scores = criterion(Scoring(model, weights, masks, batches, loss, generator))
-        chosen = select(scores, density_at(done / rounds, density), scope, within=masks)
-        masks = Masks({name: chosen[name].to(weight.device) for name, weight in weights.items()})
+    densities = [density_at(done / rounds, density) for done in range(1, rounds + 1)]
+    _check_room(density, weights)
+    full = Masks({n: torch.ones(w.shape, dtype=torch.bool, device=w.device) for n, w in weights.items()})
+    scoring = Scoring(model, weights, full, _again(criterion, batches, rounds), loss, generator)
+    masks = _walked(criterion, scoring, densities, scope, protect)
+    _warn_of_empty_layers(masks)
     return masks
+
+
+def _walked(
+    criterion: Criterion | Scorer,
+    scoring: Scoring,
+    densities: list[float],
+    scope: str | Allocation,
+    protect: Protect | None,
+) -> Masks:
+    """Round after round. Scope and floors are checked before anything is scored."""
+    sizes = {name: weight.numel() for name, weight in scoring.weights.items()}
+    floors = floors_of(protect, sizes, round(densities[-1] * sum(sizes.values())))
+    walk = criterion.begin(scoring) if isinstance(criterion, Walks) else Repeated(criterion, scoring)
+    jointly = scope in ("global", global_)
+    left = Left(scoring.weights) if jointly else Left(scoring.weights, listed=0)
+    if getattr(criterion, "regrows", False):
+        return _regrown(walk, left, densities, scope, protect)
+    for density in densities:
+        scores = walk.scores(left)
+        if jointly:
+            dropped = left.keep(scores, round(density * left.total), floors)
+        else:
+            dropped = left.become(select(scores, density, scope, left.masks(), protect))
+        walk.drop(dropped)
+    return left.masks()
+
+
+def _regrown(
+    walk: Walk, everything: Left, densities: list[float], scope: str | Allocation, protect: Protect | None
+) -> Masks:
+    """Each round chooses among all weights again."""
+    masks = None
+    for density in densities:
+        chosen = select(walk.scores(everything), density, scope, protect=protect)
+        walk.change(masks, chosen)  # type: ignore[attr-defined]
+        masks = chosen
+    assert masks is not None
+    return masks
+
+
+def _again(criterion: Criterion | Scorer, batches: Iterable[Any] | None, rounds: int) -> Iterable[Any] | None:
+    """An iterator would be empty in the second round; a criterion that walks reads its data once."""
+    return list(batches) if batches is not None and rounds > 1 and not isinstance(criterion, Walks) else batches
 
 
 def _named(criterion: Criterion | Scorer | type[Criterion] | str) -> Criterion | Scorer:
     found = criterion if callable(criterion) else CRITERIA.look_up(criterion)
     return found() if isinstance(found, type) else found
+
+
+def _check_room(density: float, weights: Mapping[str, nn.Parameter]) -> None:
+    total = sum(weight.numel() for weight in weights.values())
+    if total and not round(density * total):
+        raise Invalid(
+            f"density is {density!r}, which keeps none of {total:,} weights; allowed: at least {1 / total:.3g}"
+        )
 
 
 def _check_used(criterion: Criterion | Scorer, options: Mapping[str, object]) -> None:
@@ -86,3 +151,10 @@ def _check_used(criterion: Criterion | Scorer, options: Mapping[str, object]) ->
         if value is not None and option not in uses:
             what = ", ".join(sorted(uses)) or f"none of {', '.join(options)}"
             raise Invalid(f"{type(criterion).__name__} has no use for {option}; it uses {what}")
+
+
+def _warn_of_empty_layers(masks: Masks) -> None:
+    empty = [layer.name for layer in masks.layers if layer.total and not layer.kept]
+    if empty:
+        named = ", ".join(empty[:3]) + (f" and {len(empty) - 3} more" if len(empty) > 3 else "")
+        warnings.warn(f"no weight is kept in {named}; protect=1 keeps one in each parameter", stacklevel=3)

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from prunus.core.errors import Invalid
 from prunus.core.masks import Masks
+from prunus.pruning.left import Left
 
 #: An option of `prune` that not every criterion has a use for.
 Option = Literal["batches", "loss", "generator"]
@@ -40,6 +42,9 @@ class Criterion(Protocol):
     """What gives scores: one tensor of the parameter's shape for each of `weights`; larger means keep.
 
     `uses` names the options of `prune` that the criterion has a use for; of these, it says itself which it needs.
+    A criterion may also say, as class attributes, what `prune` does unless told otherwise: `rounds` (how often to
+    score), `schedule`, and `regrows` (whether a round chooses among all weights again, so that pruned ones may come
+    back).
     """
 
     uses: ClassVar[frozenset[Option]]
@@ -47,3 +52,61 @@ class Criterion(Protocol):
     def __call__(self, scoring: Scoring) -> Mapping[str, Tensor]:
         """The scores."""
         ...
+
+
+class Walk(Protocol):
+    """A criterion at work on one model, round after round: what it needs in each round is made once."""
+
+    def scores(self, left: Left) -> Mapping[str, Tensor]:
+        """The scores of what is left (see `Left.of`), in the order of the parameters."""
+        ...
+
+    def drop(self, dropped: Mapping[str, Tensor]) -> None:
+        """These positions of each parameter are pruned."""
+        ...
+
+
+@runtime_checkable
+class Walks(Protocol):
+    """A criterion that can make something once for all rounds."""
+
+    def begin(self, scoring: Scoring) -> Walk:
+        """The work on one model, whose weights are all there under `scoring.masks`."""
+        ...
+
+
+class Repeated:
+    """Any criterion as a walk: it is called anew in each round.
+
+    Args:
+        criterion: what is called.
+        scoring: with all weights there.
+    """
+
+    def __init__(self, criterion: Callable[[Scoring], Mapping[str, Tensor]], scoring: Scoring) -> None:
+        self._criterion, self._scoring = criterion, scoring
+
+    def scores(self, left: Left) -> dict[str, Tensor]:
+        """The scores of what is left."""
+        given = self._scoring
+        masks = given.masks if left.count == left.total else left.masks()
+        scores = self._criterion(Scoring(given.model, given.weights, masks, given.batches, given.loss, given.generator))
+        return {name: left.of(name, tensor) for name, tensor in checked(scores, given.weights).items()}
+
+    def drop(self, dropped: Mapping[str, Tensor]) -> None:
+        """Nothing is held from round to round."""
+
+
+def checked(scores: Mapping[str, Tensor], weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """The scores in the order of the weights.
+
+    Raises:
+        Invalid: if a name or a shape differs.
+    """
+    for name in sorted(scores.keys() ^ weights.keys()):
+        raise Invalid(f"only one of the scores and the prunable weights has {name!r}")
+    for name, weight in weights.items():
+        if scores[name].shape != weight.shape:
+            shapes = f"{tuple(scores[name].shape)}; allowed: {tuple(weight.shape)}"
+            raise Invalid(f"the scores of {name} are {shapes}")
+    return {name: scores[name] for name in weights}

@@ -1,0 +1,105 @@
+"""What a model takes, found out from the model itself."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prunus.core.errors import Invalid
+from prunus.core.params import device_of
+from prunus.core.probing import Batch, untouched
+
+#: Sides of images, and lengths of sequences, that are tried: the usual ones, smaller ones first.
+SIDES = (32, 28, 64, 84, 96, 112, 128, 160, 192, 224, 240, 256, 299, 384, 512, 16, 8)
+
+
+def example_of(model: nn.Module, given: Any = None) -> Batch:
+    """One input that the model takes.
+
+    Args:
+        model: any `nn.Module`.
+        given: an input or a batch, in any of the usual forms. Default: what the model itself says that it takes
+            (`dummy_inputs` of Transformers, `default_cfg` of timm); or else ones for its first layer, of the
+            smallest usual size that it takes and where each tap of each convolution sees more than padding.
+
+    Raises:
+        Invalid: if nothing is given and nothing was found.
+    """
+    if given is not None:
+        return Batch.read(given)
+    said = _said(model)
+    return said if said is not None else _tried(model)
+
+
+def _said(model: nn.Module) -> Batch | None:
+    dummy = getattr(model, "dummy_inputs", None)
+    if isinstance(dummy, dict) and dummy:
+        return Batch((), dummy)
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    size = config.get("input_size") if isinstance(config, dict) else None
+    return Batch((_ones(model, size),)) if size else None
+
+
+def _tried(model: nn.Module) -> Batch:
+    fallback = None
+    for shape in _shapes(model):
+        taps: list[bool] = []
+        hooks = [m.register_forward_hook(_sees(taps)) for m in model.modules() if isinstance(m, _CONVS)]
+        batch = Batch((_ones(model, shape),))
+        try:
+            with untouched(model), torch.no_grad():
+                model(*batch.args)
+        except Exception:  # noqa: S112 - whatever a model raises at a shape, it does not take it
+            continue
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if all(taps):
+            return batch
+        fallback = fallback or batch
+    if fallback is None:
+        raise Invalid(
+            f"{type(model).__name__}: what it takes could not be found out; say so by an example, "
+            "such as inputs=torch.ones(1, 3, 32, 32)"
+        )
+    return fallback
+
+
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def _shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
+    first = next((m for m in model.modules() if isinstance(m, (nn.Linear, *_CONVS))), None)
+    if isinstance(first, nn.Linear):
+        yield (first.in_features,)
+        yield from ((side, first.in_features) for side in (8, 16, 32))  # a sequence
+        side = round(first.in_features**0.5)
+        if side * side == first.in_features:  # a grey image that is flattened
+            yield (1, side, side)
+        side = round((first.in_features / 3) ** 0.5)
+        if 3 * side * side == first.in_features:
+            yield (3, side, side)
+    elif first is not None:
+        dims = _CONVS.index(type(first)) + 1 if type(first) in _CONVS else 2
+        yield from ((first.in_channels, *[side] * dims) for side in SIDES)
+
+
+def _sees(taps: list[bool]) -> Any:
+    """Notes whether each tap of a convolution meets a pixel that is not padding."""
+
+    def hook(conv: nn.Conv2d, args: tuple[Tensor, ...], output: Tensor) -> None:
+        sides = zip(args[0].shape[2:], output.shape[2:], conv.kernel_size, strict=True)
+        for i, (before, after, taps_here) in enumerate(sides):
+            padding = conv.padding[i] if isinstance(conv.padding, tuple) else conv.dilation[i] * (taps_here - 1) // 2
+            for tap in range(taps_here):
+                start = tap * conv.dilation[i] - padding
+                places = range(start, start + conv.stride[i] * after, conv.stride[i])
+                taps.append(any(0 <= place < before for place in places))
+
+    return hook
+
+
+def _ones(model: nn.Module, shape: Any) -> Tensor:
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return torch.ones(1, *shape, dtype=dtype, device=device_of(model))

@@ -1,0 +1,73 @@
+"""GraSP: keep the weights that the gradient flows through."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from prunus.core.errors import Invalid
+from prunus.core.masks import Masks
+from prunus.core.probing import Mode
+from prunus.pruning.criteria.gradients import MaskedGradients
+from prunus.pruning.criteria.saliency import check_options
+from prunus.pruning.criteria.scoring import Option, Scoring
+from prunus.pruning.examples import examples
+from prunus.pruning.left import Left
+
+
+@dataclass(frozen=True)
+class GraSP:
+    """Scores are θ ⊙ H g, with the gradient g and the Hessian H of the loss of logits / temperature.
+
+    Taking weight q away changes ‖g‖² by about −2 θ_q (H g)_q, so weights go first whose absence raises the norm of
+    the gradient most, and the largest scores are kept. Once, and globally, as published: Wang, Zhang and Grosse,
+    "Picking winning tickets before training by preserving gradient flow", 2020, ICLR. The paper writes the score
+    with the other sign and removes the largest; an early release of the code of the SynFlow paper kept them. The
+    author's code scores in training mode and draws the linear layers anew first, which is not done here.
+
+    Args:
+        temperature: what logits are divided by. Default: 200.
+        per_class: how many examples of each class to score on, the first in the batches; None is all. Default: 10.
+        mode: "eval" or "train" (the author's), as in `Saliency`. Default: "eval".
+    """
+
+    temperature: float = 200.0
+    per_class: int | None = 10
+    mode: Mode = "eval"
+    uses: ClassVar[frozenset[Option]] = frozenset({"batches", "loss"})
+
+    def __post_init__(self) -> None:
+        check_options(self.per_class, self.mode)
+        if isinstance(self.temperature, bool) or not 0 < self.temperature < float("inf"):
+            raise Invalid(f"temperature is {self.temperature!r}; allowed: a number above 0")
+
+    def __call__(self, scoring: Scoring) -> dict[str, Tensor]:
+        """The scores at the weights under the masks, float32 (float64 where that is needed)."""
+        walk = self.begin(scoring)
+        walk.change(None, scoring.masks)
+        return walk.scores(Left(scoring.weights))
+
+    def begin(self, scoring: Scoring) -> "_Walk":
+        """Reads the data once."""
+        return _Walk(self, scoring)
+
+
+class _Walk:
+    def __init__(self, criterion: GraSP, scoring: Scoring) -> None:
+        read = examples(scoring.model, scoring.batches, criterion.per_class, "GraSP")
+        self._network = MaskedGradients(
+            scoring.model, scoring.weights, read, scoring.loss, criterion.mode, criterion.temperature
+        )
+
+    @torch.no_grad()
+    def scores(self, left: Left) -> dict[str, Tensor]:
+        found = self._network.computed(MaskedGradients.second)
+        values = self._network.values
+        return {n: left.of(n, product) * left.of(n, values[n].detach()) for n, product in found.items()}
+
+    def drop(self, dropped: dict[str, Tensor]) -> None:
+        self._network.drop(dropped)
+
+    def change(self, _before: Masks | None, masks: Masks) -> None:
+        self._network.become(masks)
