@@ -1,11 +1,16 @@
+import copy
+import io
+import pickle
+
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
+from torch.func import functional_call
 
 from prunus.core.errors import Invalid
 from prunus.core.params import prunable
 from prunus.core.seeds import generator
-from prunus.models import MODELS, build, initialise
+from prunus.models import MODELS, build, initialise, initialised_by
 
 GREY, COLOUR, DIGIT = (1, 28, 28), (3, 32, 32), (1, 8, 8)
 
@@ -35,7 +40,19 @@ def test_lenet_5_is_the_classic_with_its_biases_and_reaches_the_linear_layers_as
     assert fresh("lenet-5", (1, 32, 32)).get_submodule("fc1").in_features == 16 * 5 * 5
 
 
-SMALLEST = {"lenet-300-100": 1, "lenet-5": 12, "conv-2": 2, "conv-4": 4, "conv-6": 8, "conv-8": 16}
+PLAIN = ["lenet-300-100", "lenet-5", "conv-2", "conv-4", "conv-6", "conv-8"]
+DEEP = [name for name in MODELS if name not in PLAIN]
+SMALLEST = {
+    **dict(zip(PLAIN, [1, 12, 2, 4, 8, 16], strict=True)),
+    **dict.fromkeys(MODELS.names("vgg-*"), 16),
+    **dict.fromkeys(["resnet-18", "resnet-50", "wide-resnet-50-2"], 8),
+    **dict.fromkeys(["resnet-20", "resnet-32", "resnet-56", *MODELS.names("wrn-*")], 4),
+    **dict.fromkeys(MODELS.names("mobilenet-*"), 16),
+}
+
+
+def test_every_network_has_a_smallest_side():
+    assert set(SMALLEST) == set(MODELS)
 
 
 @pytest.mark.parametrize("name", SMALLEST)
@@ -66,7 +83,7 @@ def test_layers_are_plain_and_named_in_order():
     names = "conv1 relu1 conv2 relu2 pool1 flatten fc1 relu3 fc2 relu4 fc3"
     assert [*dict(conv.named_children())] == names.split()
     plain = {nn.Flatten, nn.Linear, nn.ReLU, nn.Conv2d, nn.MaxPool2d}
-    assert {type(layer) for name in MODELS for layer in fresh(name, COLOUR)} == plain
+    assert {type(layer) for name in PLAIN for layer in fresh(name, COLOUR)} == plain
 
 
 def test_width_scales_hidden_layers_only():
@@ -91,6 +108,74 @@ def test_weights_come_from_the_generator_alone():
     assert not torch.equal(first.get_submodule("conv1").weight, other.get_submodule("conv1").weight)
 
 
+@pytest.mark.parametrize("name", DEEP)
+def test_deep_networks_come_from_the_generator_alone(name):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = fresh(name, COLOUR, width=0.1)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    second = fresh(name, COLOUR, width=0.1).state_dict()
+    other = build(name, COLOUR, 10, width=0.1, generator=generator(0, "other")).state_dict()
+    assert all(torch.equal(tensor, second[key]) for key, tensor in first.state_dict().items())
+    assert not any(torch.equal(weight, other[key]) for key, weight in prunable(first).items())
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_a_deep_network_can_be_traced_called_with_other_weights_copied_and_pickled(name):
+    model = fresh(name, COLOUR, width=0.1).eval()
+    x = torch.rand(2, *COLOUR, generator=generator(0))
+    expected = model(x)
+    copies = [fx.symbolic_trace(model), copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    for twin in copies:
+        assert torch.equal(twin(x), expected)
+    other = build(name, COLOUR, 10, width=0.1, generator=generator(1)).eval()
+    assert torch.equal(functional_call(model, other.state_dict(), (x,)), other(x))
+    assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("name", ["vgg-11", "vgg-11-bn", "resnet-18", "resnet-20", "wrn-16-8", "mobilenet-v1"])
+def test_a_deep_network_compiles_to_one_graph(name):
+    torch.compiler.reset()  # how often the code of nn.Sequential may be compiled anew is limited
+    model = fresh(name, COLOUR, width=0.1).eval()
+    x = torch.rand(2, *COLOUR, generator=generator(0))
+    assert torch.equal(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_a_state_dict_goes_through_a_file(name):
+    model, file = fresh(name, COLOUR, width=0.1), io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    other = build(name, COLOUR, 10, width=0.1, generator=generator(1))
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_nothing_is_written_in_place_and_every_weight_gets_a_gradient(name):
+    model = fresh(name, COLOUR, width=0.1)
+    assert not [module for module in model.modules() if getattr(module, "inplace", False)]
+    model(torch.randn(4, *COLOUR, generator=generator(0))).square().sum().backward()
+    assert [key for key, weight in prunable(model).items() if not weight.grad.any()] == []
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_a_fresh_network_neither_vanishes_nor_explodes_in_evaluation_mode(name):
+    # as scores at initialization see it: BatchNorm divides by nothing yet
+    outputs = fresh(name, COLOUR, width=0.25).eval()(torch.randn(4, *COLOUR, generator=generator(0)))
+    assert 1e-3 < outputs.std() < 1e4
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_no_module_runs_twice(name):
+    model, runs = fresh(name, COLOUR, width=0.1), []
+    for key, module in model.named_modules():
+        module.register_forward_hook(lambda *_, key=key: runs.append(key))
+    model(torch.zeros(2, *COLOUR))
+    assert sorted(runs) == sorted(key for key, _ in model.named_modules())
+
+
 def test_building_is_initialising_with_the_same_generator():
     built = fresh("lenet-300-100", DIGIT)
     drawn = initialise(build("lenet-300-100", DIGIT, 10, generator=generator(9)), generator(0, "initialisation"))
@@ -106,6 +191,20 @@ def test_a_model_of_another_package_is_reproducible_whatever_it_draws(monkeypatc
     monkeypatch.setitem(MODELS._rows, "odd", Odd)
     scales = [fresh("odd").scale for _ in range(2)]
     assert torch.equal(*scales)
+
+
+def test_a_model_of_another_package_says_how_it_starts_or_is_glorot_normal(monkeypatch):
+    def row(shape, classes, width):
+        return nn.Linear(shape[0], classes)
+
+    def ones(model, generator):
+        model.weight.data.fill_(1.0)
+
+    monkeypatch.setitem(MODELS._rows, "silent", row)
+    drawn = initialise(nn.Linear(1, 10), generator(0, "initialisation"))
+    assert torch.equal(fresh("silent").weight, drawn.weight)
+    monkeypatch.setitem(MODELS._rows, "marked", initialised_by(ones)(lambda *given: row(*given)))
+    assert torch.equal(fresh("marked").weight, torch.ones(10, 1))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ generators are the same before and after, also where the model raises.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -117,13 +117,19 @@ def untouched(model: nn.Module, mode: str = "eval") -> Iterator[None]:
     before = [(module, module.training) for module in model.modules()]
     gpus = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     try:
-        with torch.random.fork_rng(devices=gpus), torch.compiler.set_stance("force_eager"), torch.enable_grad():
+        with torch.random.fork_rng(devices=gpus), _uncompiled(model), torch.enable_grad():
             for module, _ in before:
                 module.training = mode == "train"
             yield
     finally:
         for module, training in before:
             module.training = training
+
+
+def _uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
+    # the import of the compiler takes a second, so only where there is something compiled
+    compiled = any(m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in model.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def loss_of(outputs: Any, batch: Batch, loss: Loss | None = None, temperature: float = 1.0) -> Tensor:

@@ -8,12 +8,26 @@ from torch import nn
 from prunus.core.errors import Invalid
 from prunus.core.registry import Table
 from prunus.models.conv import conv_2, conv_4, conv_6, conv_8
-from prunus.models.initial import initialise
+from prunus.models.initial import Initialiser, initialise, initialised_by, initialiser_of
 from prunus.models.layers import Shape
 from prunus.models.lenet import lenet_5, lenet_300_100
+from prunus.models.mobilenet import mobilenet_v1, mobilenet_v2
+from prunus.models.resnet import resnet_18, resnet_20, resnet_32, resnet_50, resnet_56
 from prunus.models.roles import kind_of, output_layer
+from prunus.models.vgg import vgg_11, vgg_11_bn, vgg_16, vgg_16_bn, vgg_19, vgg_19_bn
+from prunus.models.wide_resnet import wide_resnet_50_2, wrn_16_8, wrn_22_2, wrn_22_8, wrn_28_10
 
-__all__ = ["MODELS", "Architecture", "Shape", "build", "initialise", "kind_of", "output_layer"]
+__all__ = [
+    "MODELS",
+    "Architecture",
+    "Initialiser",
+    "Shape",
+    "build",
+    "initialise",
+    "initialised_by",
+    "kind_of",
+    "output_layer",
+]
 
 #: What a row of `MODELS` is: (input shape, classes, width) to a model; the values are already checked.
 Architecture = Callable[[Shape, int, float], nn.Module]
@@ -28,15 +42,34 @@ MODELS: Table[Architecture] = Table(
         "conv-4": conv_4,
         "conv-6": conv_6,
         "conv-8": conv_8,
+        "vgg-11": vgg_11,
+        "vgg-16": vgg_16,
+        "vgg-19": vgg_19,
+        "vgg-11-bn": vgg_11_bn,
+        "vgg-16-bn": vgg_16_bn,
+        "vgg-19-bn": vgg_19_bn,
+        "resnet-18": resnet_18,
+        "resnet-50": resnet_50,
+        "resnet-20": resnet_20,
+        "resnet-32": resnet_32,
+        "resnet-56": resnet_56,
+        "wrn-16-8": wrn_16_8,
+        "wrn-22-2": wrn_22_2,
+        "wrn-22-8": wrn_22_8,
+        "wrn-28-10": wrn_28_10,
+        "wide-resnet-50-2": wide_resnet_50_2,
+        "mobilenet-v1": mobilenet_v1,
+        "mobilenet-v2": mobilenet_v2,
     },
     "prunus.models",
 )
 
 
 def build(name: str, input_shape: Shape, classes: int, *, width: float = 1.0, generator: torch.Generator) -> nn.Module:
-    """A fresh model on the CPU, with Glorot normal weights and zero biases.
+    """A fresh model on the CPU, with the initial weights of its paper and zero biases.
 
-    The weights are those that `initialise` gives with the same generator. The global generator is left as it was.
+    Each network says in its docstring how its weights are drawn; one that says nothing gets what `initialise` gives
+    with the same generator: Glorot normal. All draws come from the generator, and the global one is left as it was.
 
     Args:
         name: a name in `MODELS`.
@@ -58,7 +91,8 @@ def build(name: str, input_shape: Shape, classes: int, *, width: float = 1.0, ge
         # whatever else a model of another package draws is then a function of the generator's seed too
         torch.default_generator.manual_seed(generator.initial_seed())
         model = architecture(shape, classes, float(width))
-    return initialise(model, generator)
+    initialiser_of(architecture)(model, generator)
+    return model
 
 
 def _check_shape(input_shape: Shape) -> Shape:

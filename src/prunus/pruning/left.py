@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -64,7 +65,7 @@ class Left:
         dropped = self._narrow(scores, count, floors) if self._positions is None else self._list(scores, count, floors)
         self.count = count
         if self._positions is None and count < self._listed * self.total:
-            self._positions = {n: m.view(-1).nonzero().squeeze(1).int() for n, m in self._masks.items()}
+            self._positions = {name: _positions(mask).int() for name, mask in self._masks.items()}
         return dropped
 
     def become(self, masks: Masks) -> dict[str, Tensor]:
@@ -73,7 +74,7 @@ class Left:
         Returns:
             As `keep` does.
         """
-        dropped = {n: (before & ~masks[n]).view(-1).nonzero().squeeze(1) for n, before in self._masks.items()}
+        dropped = {n: _positions(before & ~masks[n]) for n, before in self._masks.items()}
         self._masks = {n: masks[n].to(before.device) for n, before in self._masks.items()}
         self.count = masks.kept
         return dropped
@@ -92,8 +93,7 @@ class Left:
         among = None if self.count == self.total else list(self._masks.values())
         chosen = largest_above(scores, count, floors, among)
         dropped = {
-            n: (before & ~after).view(-1).nonzero().squeeze(1)
-            for (n, before), after in zip(self._masks.items(), chosen, strict=True)
+            n: _positions(before & ~after) for (n, before), after in zip(self._masks.items(), chosen, strict=True)
         }
         self._masks = dict(zip(self._masks, chosen, strict=True))
         return dropped
@@ -102,6 +102,20 @@ class Left:
         assert self._positions is not None
         dropped = {}
         for (name, positions), kept in zip(self._positions.items(), largest_above(scores, count, floors), strict=True):
-            dropped[name] = positions[~kept].long()
-            self._positions[name] = positions[kept]
+            dropped[name] = _where(~kept, positions).long()
+            self._positions[name] = _where(kept, positions)
         return dropped
+
+
+def _positions(mask: Tensor) -> Tensor:
+    """The row-major positions at which the mask is True, ascending, int64."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.reshape(-1).nonzero().squeeze(1)
+
+
+def _where(mask: Tensor, values: Tensor) -> Tensor:
+    """The values at which the mask is True. On the CPU by NumPy, which takes a third to an eighth of the time."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(values.numpy()[mask.numpy()])
+    return values[mask]

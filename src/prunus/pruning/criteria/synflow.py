@@ -122,7 +122,7 @@ def _fits(found: dict[str, Tensor], flow: float, left: Left) -> bool:
     """Whether no part of the scores is near the ends of what 32 bits hold."""
     if not SMALL < flow < LARGE:
         return left.count == 0
-    return not any(bool(((s > 0) & (s < SMALL)).any()) for s in found.values())
+    return not any(float(s.amin()) < SMALL and bool(((s > 0) & (s < SMALL)).any()) for s in found.values() if len(s))
 
 
 def _check(found: dict[str, Tensor], flow: float, left: Left) -> None:
