@@ -105,7 +105,7 @@ class Flow:
 
     def drop(self, name: str, positions: Tensor) -> None:
         """Take weights away for good, by their positions in row-major order."""
-        self.weights[name].view(-1).index_fill_(0, positions, 0.0)
+        self.weights[name].view(-1).index_fill_(0, positions.long(), 0.0)
 
 
 def _once(name: str, each: Each) -> Callable[[Tensor], None]:

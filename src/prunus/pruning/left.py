@@ -1,10 +1,10 @@
 """`Left`: the weights that are left, while every round takes some of them away."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from prunus.core.allocation import Counts
 from prunus.core.errors import Invalid
@@ -15,6 +15,9 @@ from prunus.core.select import checked
 #: Below this density the weights that are left are listed by position, and a round costs as much as there are of them.
 LISTED = 0.5
 
+#: Each parameter with the positions (int32, ascending, row-major) of what a round has taken from it.
+Dropped = Iterator[tuple[str, Tensor]]
+
 
 class Left:
     """What is left of each parameter.
@@ -23,16 +26,15 @@ class Left:
     round late in an iterative schedule looks at few.
 
     Args:
-        weights: the parameters by name.
+        full: masks of all weights.
         listed: the density below which positions are listed.
     """
 
-    def __init__(self, weights: Mapping[str, nn.Parameter], listed: float = LISTED) -> None:
+    def __init__(self, full: Masks, listed: float = LISTED) -> None:
         self._listed = listed
-        self._shapes = {name: weight.shape for name, weight in weights.items()}
-        self._masks = {n: torch.ones(w.shape, dtype=torch.bool, device=w.device) for n, w in weights.items()}
+        self._masks = dict(full)
         self._positions: dict[str, Tensor] | None = None
-        self.total = self.count = sum(weight.numel() for weight in weights.values())
+        self.total = self.count = full.total
 
     def of(self, name: str, values: Tensor) -> Tensor:
         """Of `values`, which have the parameter's shape, those that are scored: all at first, later those left."""
@@ -45,7 +47,7 @@ class Left:
         shape = mask.shape if self._positions is None else self._positions[name].shape
         return torch.zeros(shape, dtype=dtype, device=mask.device)
 
-    def keep(self, scores: Mapping[str, Tensor], count: int, floors: Counts) -> dict[str, Tensor]:
+    def keep(self, scores: Mapping[str, Tensor], count: int, floors: Counts) -> Dropped:
         """Keep the `count` largest scores of those left, ties by position.
 
         Args:
@@ -54,7 +56,7 @@ class Left:
             floors: how many each parameter keeps at least.
 
         Returns:
-            For each parameter, the positions of what is no longer there (int64, ascending).
+            What is no longer there.
 
         Raises:
             Invalid: if there are not so many left, or a score is NaN or of a type that is not compared.
@@ -65,53 +67,54 @@ class Left:
         dropped = self._narrow(scores, count, floors) if self._positions is None else self._list(scores, count, floors)
         self.count = count
         if self._positions is None and count < self._listed * self.total:
-            self._positions = {name: _positions(mask).int() for name, mask in self._masks.items()}
+            self._positions = {name: _positions(mask) for name, mask in self._masks.items()}
         return dropped
 
-    def become(self, masks: Masks) -> dict[str, Tensor]:
+    def become(self, masks: Masks) -> Dropped:
         """Keep what `masks` keep, which must be left now; the weights are never listed then.
 
         Returns:
-            As `keep` does.
+            What is no longer there.
         """
-        dropped = {n: _positions(before & ~masks[n]) for n, before in self._masks.items()}
-        self._masks = {n: masks[n].to(before.device) for n, before in self._masks.items()}
+        before, self._masks = self._masks, {n: masks[n].to(old.device) for n, old in self._masks.items()}
         self.count = masks.kept
-        return dropped
+        return _between(before, self._masks)
 
     def masks(self) -> Masks:
         """Masks of what is left."""
         if self._positions is None:
-            return Masks(self._masks)
-        made = {}
+            return Masks._made(dict(self._masks))
+        made = {name: torch.zeros_like(mask) for name, mask in self._masks.items()}
         for name, positions in self._positions.items():
-            flat = torch.zeros(self._shapes[name].numel(), dtype=torch.bool, device=positions.device)
-            made[name] = flat.index_fill_(0, positions.long(), True).view(self._shapes[name])
+            made[name].view(-1).index_fill_(0, positions.long(), True)
         return Masks._made(made)
 
-    def _narrow(self, scores: Mapping[str, Tensor], count: int, floors: Counts) -> dict[str, Tensor]:
+    def _narrow(self, scores: Mapping[str, Tensor], count: int, floors: Counts) -> Dropped:
         among = None if self.count == self.total else list(self._masks.values())
         chosen = largest_above(scores, count, floors, among)
-        dropped = {
-            n: _positions(before & ~after) for (n, before), after in zip(self._masks.items(), chosen, strict=True)
-        }
-        self._masks = dict(zip(self._masks, chosen, strict=True))
-        return dropped
+        before, self._masks = self._masks, dict(zip(self._masks, chosen, strict=True))
+        return _between(before, self._masks)
 
-    def _list(self, scores: Mapping[str, Tensor], count: int, floors: Counts) -> dict[str, Tensor]:
+    def _list(self, scores: Mapping[str, Tensor], count: int, floors: Counts) -> Dropped:
         assert self._positions is not None
         dropped = {}
         for (name, positions), kept in zip(self._positions.items(), largest_above(scores, count, floors), strict=True):
-            dropped[name] = _where(~kept, positions).long()
+            dropped[name] = _where(~kept, positions)
             self._positions[name] = _where(kept, positions)
-        return dropped
+        return iter(dropped.items())
+
+
+def _between(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> Dropped:
+    """Computed as it is asked for: nothing where nobody asks, one parameter at a time otherwise."""
+    for name, mask in before.items():
+        yield name, _positions(mask & ~after[name])
 
 
 def _positions(mask: Tensor) -> Tensor:
-    """The row-major positions at which the mask is True, ascending, int64."""
+    """The row-major positions at which the mask is True, ascending, int32."""
     if mask.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(mask.numpy()))
-    return mask.reshape(-1).nonzero().squeeze(1)
+        return torch.from_numpy(np.flatnonzero(mask.numpy()).astype(np.int32))
+    return mask.reshape(-1).nonzero().squeeze(1).int()
 
 
 def _where(mask: Tensor, values: Tensor) -> Tensor:

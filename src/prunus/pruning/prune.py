@@ -82,7 +82,7 @@ def prune(
         raise Invalid(f"{type(model).__name__} has no prunable weights (see prunus.prunable)")
     densities = [density_at(done / rounds, density) for done in range(1, rounds + 1)]
     _check_room(density, weights)
-    full = Masks({n: torch.ones(w.shape, dtype=torch.bool, device=w.device) for n, w in weights.items()})
+    full = Masks._made({n: torch.ones(w.shape, dtype=torch.bool, device=w.device) for n, w in weights.items()})
     scoring = Scoring(model, weights, full, _again(criterion, batches, rounds), loss, generator)
     masks = _walked(criterion, scoring, densities, scope, protect)
     _warn_of_empty_layers(masks)
@@ -101,16 +101,17 @@ def _walked(
     floors = floors_of(protect, sizes, round(densities[-1] * sum(sizes.values())))
     walk = criterion.begin(scoring) if isinstance(criterion, Walks) else Repeated(criterion, scoring)
     jointly = scope in ("global", global_)
-    left = Left(scoring.weights) if jointly else Left(scoring.weights, listed=0)
+    left = Left(scoring.masks) if jointly else Left(scoring.masks, listed=0)
     if getattr(criterion, "regrows", False):
         return _regrown(walk, left, densities, scope, protect)
     for density in densities:
-        scores = walk.scores(left)
         if jointly:
-            dropped = left.keep(scores, round(density * left.total), floors)
+            dropped = left.keep(walk.scores(left), round(density * left.total), floors)
         else:
-            dropped = left.become(select(scores, density, scope, left.masks(), protect))
-        walk.drop(dropped)
+            dropped = left.become(select(walk.scores(left), density, scope, left.masks(), protect))
+        if density != densities[-1]:  # nobody asks for scores after the last round
+            walk.drop(dropped)
+        del dropped  # it holds the masks of a round ago
     return left.masks()
 
 
@@ -118,12 +119,10 @@ def _regrown(
     walk: Walk, everything: Left, densities: list[float], scope: str | Allocation, protect: Protect | None
 ) -> Masks:
     """Each round chooses among all weights again."""
-    masks = None
+    masks = everything.masks()
     for density in densities:
-        chosen = select(walk.scores(everything), density, scope, protect=protect)
-        walk.change(masks, chosen)  # type: ignore[attr-defined]
-        masks = chosen
-    assert masks is not None
+        walk.change(masks)
+        masks = select(walk.scores(everything), density, scope, protect=protect)
     return masks
 
 

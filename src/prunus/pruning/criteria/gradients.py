@@ -9,6 +9,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from prunus.core.errors import Invalid
 from prunus.core.masks import Masks
 from prunus.core.probing import Batch, Loss, Mode, Probe, loss_of, untouched
+from prunus.pruning.left import Dropped
 
 #: The gradients of one batch or of several, from the probe that holds the weights.
 Compute = Callable[["MaskedGradients"], dict[str, Tensor]]
@@ -44,10 +45,10 @@ class MaskedGradients:
         self._hold(torch.float64 if double else torch.float32)
 
     @torch.no_grad()
-    def drop(self, dropped: Mapping[str, Tensor]) -> None:
+    def drop(self, dropped: Dropped) -> None:
         """These positions of each parameter are zero from now on."""
-        for name, positions in dropped.items():
-            self.values[name].view(-1).index_fill_(0, positions, 0.0)
+        for name, positions in dropped:
+            self.values[name].view(-1).index_fill_(0, positions.long(), 0.0)
 
     @torch.no_grad()
     def become(self, masks: Masks) -> None:

@@ -13,7 +13,7 @@ from prunus.pruning.criteria.gradients import MaskedGradients
 from prunus.pruning.criteria.saliency import check_options
 from prunus.pruning.criteria.scoring import Option, Scoring
 from prunus.pruning.examples import examples
-from prunus.pruning.left import Left
+from prunus.pruning.left import Dropped, Left
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class GraSP:
     def __call__(self, scoring: Scoring) -> dict[str, Tensor]:
         """The scores at the weights under the masks, float32 (float64 where that is needed)."""
         walk = self.begin(scoring)
-        walk.change(None, scoring.masks)
-        return walk.scores(Left(scoring.weights))
+        walk.change(scoring.masks)
+        return walk.scores(Left(scoring.masks))
 
     def begin(self, scoring: Scoring) -> "_Walk":
         """Reads the data once."""
@@ -66,8 +66,8 @@ class _Walk:
         values = self._network.values
         return {n: left.of(n, product) * left.of(n, values[n].detach()) for n, product in found.items()}
 
-    def drop(self, dropped: dict[str, Tensor]) -> None:
+    def drop(self, dropped: Dropped) -> None:
         self._network.drop(dropped)
 
-    def change(self, _before: Masks | None, masks: Masks) -> None:
+    def change(self, masks: Masks) -> None:
         self._network.become(masks)

@@ -46,7 +46,7 @@ class _Walk:
     def __init__(self, walk: Walk) -> None:
         self._walk = walk
         self.drop = walk.drop
-        self.change = getattr(walk, "change", None)
+        self.change = walk.change
 
     def scores(self, left: Left) -> dict[str, Tensor]:
         return {name: -tensor for name, tensor in self._walk.scores(left).items()}

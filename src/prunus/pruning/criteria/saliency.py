@@ -12,7 +12,7 @@ from prunus.core.probing import MODES, Mode
 from prunus.pruning.criteria.gradients import MaskedGradients
 from prunus.pruning.criteria.scoring import Option, Scoring
 from prunus.pruning.examples import examples
-from prunus.pruning.left import Left
+from prunus.pruning.left import Dropped, Left
 
 Form = Literal["signed", "negative", "absolute", "square"]
 
@@ -51,8 +51,8 @@ class Saliency:
     def __call__(self, scoring: Scoring) -> dict[str, Tensor]:
         """The scores at the weights under the masks, float32 (float64 where that is needed)."""
         walk = self.begin(scoring)
-        walk.change(None, scoring.masks)
-        return walk.scores(Left(scoring.weights))
+        walk.change(scoring.masks)
+        return walk.scores(Left(scoring.masks))
 
     def begin(self, scoring: Scoring) -> "SaliencyWalk":
         """Reads the data once."""
@@ -74,11 +74,11 @@ class SaliencyWalk:
         values = self._network.values
         return {n: self._form(left.of(n, g) * left.of(n, values[n].detach())) for n, g in found.items()}
 
-    def drop(self, dropped: dict[str, Tensor]) -> None:
+    def drop(self, dropped: Dropped) -> None:
         """These positions are zero from now on."""
         self._network.drop(dropped)
 
-    def change(self, _before: Masks | None, masks: Masks) -> None:
+    def change(self, masks: Masks) -> None:
         """The weights are those under these masks from now on."""
         self._network.become(masks)
 

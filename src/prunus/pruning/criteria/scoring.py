@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from prunus.core.errors import Invalid
 from prunus.core.masks import Masks
-from prunus.pruning.left import Left
+from prunus.pruning.left import Dropped, Left
 
 #: An option of `prune` that not every criterion has a use for.
 Option = Literal["batches", "loss", "generator"]
@@ -61,8 +61,12 @@ class Walk(Protocol):
         """The scores of what is left (see `Left.of`), in the order of the parameters."""
         ...
 
-    def drop(self, dropped: Mapping[str, Tensor]) -> None:
+    def drop(self, dropped: Dropped) -> None:
         """These positions of each parameter are pruned."""
+        ...
+
+    def change(self, masks: Masks) -> None:
+        """The masks are these from now on. Asked only of criteria that let weights grow again."""
         ...
 
 
@@ -84,17 +88,21 @@ class Repeated:
     """
 
     def __init__(self, criterion: Callable[[Scoring], Mapping[str, Tensor]], scoring: Scoring) -> None:
-        self._criterion, self._scoring = criterion, scoring
+        self._criterion, self._scoring, self._masks = criterion, scoring, scoring.masks
 
     def scores(self, left: Left) -> dict[str, Tensor]:
         """The scores of what is left."""
         given = self._scoring
-        masks = given.masks if left.count == left.total else left.masks()
+        masks = self._masks if left.count == left.total else left.masks()
         scores = self._criterion(Scoring(given.model, given.weights, masks, given.batches, given.loss, given.generator))
         return {name: left.of(name, tensor) for name, tensor in checked(scores, given.weights).items()}
 
-    def drop(self, dropped: Mapping[str, Tensor]) -> None:
+    def drop(self, dropped: Dropped) -> None:
         """Nothing is held from round to round."""
+
+    def change(self, masks: Masks) -> None:
+        """The masks of the next scores."""
+        self._masks = masks
 
 
 def checked(scores: Mapping[str, Tensor], weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from prunus.analysis.linearised import NORMS, Norm
 from prunus.core.errors import Invalid
 from prunus.core.masks import Masks
 from prunus.pruning.criteria.scoring import Option, Scoring
-from prunus.pruning.left import Left
+from prunus.pruning.left import Dropped, Left
 
 #: Flow as a whole, and scores that are kept, outside this range may have parts that 32 bits cannot hold.
 SMALL, LARGE = 1e-30, 1e35
@@ -62,7 +62,7 @@ class SynFlow:
 
     def __call__(self, scoring: Scoring) -> dict[str, Tensor]:
         """The scores of the network under the masks, float32 or float64."""
-        return self.begin(scoring).scores(Left(scoring.weights))
+        return self.begin(scoring).scores(Left(scoring.masks))
 
     def begin(self, scoring: Scoring) -> "_Walk":
         """Makes the absolute values of the weights once."""
@@ -92,10 +92,14 @@ class _Walk:
         _check(found, flow, left)
         return found
 
-    def drop(self, dropped: dict[str, Tensor]) -> None:
+    def drop(self, dropped: Dropped) -> None:
         """These positions carry no flow from now on."""
-        for name, positions in dropped.items():
+        for name, positions in dropped:
             self._flow.drop(name, positions)
+
+    def change(self, masks: Masks) -> None:
+        """The flow is that under these masks from now on."""
+        self._flow = self._hold(self._dtype, masks)
 
     def _pass(self, left: Left) -> tuple[dict[str, Tensor], float]:
         found: dict[str, Tensor | None] = dict.fromkeys(self._weights)
