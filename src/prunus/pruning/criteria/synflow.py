@@ -132,10 +132,10 @@ def _fits(found: dict[str, Tensor], flow: float, left: Left) -> bool:
 def _check(found: dict[str, Tensor], flow: float, left: Left) -> None:
     if not flow < float("inf"):
         raise Invalid(f"the synaptic flow is {flow}, even in 64 bits: look for NaN or very large weights")
-    if not flow > 0:
+    if not flow > 0 and left.count == left.total:
         raise Invalid(
-            f"no synaptic flow reaches the outputs with {left.count:,} of {left.total:,} weights left: each path from "
-            "the inputs meets a layer without weights, or an operation that is no sum of products"
+            "no synaptic flow reaches the outputs: each path from the inputs meets a layer of zeros, or an operation "
+            "that is no sum of products"
         )
     for name, scores in found.items():
         if scores.numel() and float(scores.amin()) < 0:
