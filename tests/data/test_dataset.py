@@ -112,3 +112,24 @@ def test_in_unit_range_images_are_only_divided_by_255():
     standard = data.normalise(data.train.images).double()
     torch.testing.assert_close(standard.mean(), torch.tensor(0.0, dtype=torch.float64), rtol=0, atol=1e-5)
     torch.testing.assert_close(standard.std(), torch.tensor(1.0, dtype=torch.float64), rtol=0, atol=1e-3)
+
+
+def test_a_part_of_the_training_examples_is_drawn_by_the_seed_and_nothing_else_changes():
+    whole = load("digits", validation=97, seed=3)
+    part = load("digits", validation=97, seed=3, examples=200)
+    again = load("digits", validation=97, seed=3, examples=200)
+    assert len(part.train) == 200
+    assert torch.equal(part.train.images, again.train.images)
+    assert torch.equal(part.validation.images, whole.validation.images)
+    assert torch.equal(part.test.labels, whole.test.labels)
+    assert part.digest != whole.digest
+    known = {image.numpy().tobytes() for image in whole.train.images}
+    assert all(image.numpy().tobytes() in known for image in part.train.images)
+    assert not torch.equal(part.train.images, load("digits", validation=97, seed=4, examples=200).train.images)
+    assert len(load("digits", validation=97, examples=len(whole.train)).train) == len(whole.train)
+
+
+@pytest.mark.parametrize("examples", [0, -1, True, 10_000_000])
+def test_a_part_that_there_is_not(examples):
+    with pytest.raises(Invalid, match="examples is"):
+        load("digits", examples=examples)

@@ -88,14 +88,19 @@ class DataSet:
         return replace(self, **moved)
 
 
-def hold_out(name: str, decoded: Decoded, validation: int | float | None, seed: int) -> DataSet:
+def hold_out(
+    name: str, decoded: Decoded, validation: int | float | None, seed: int, examples: int | None = None
+) -> DataSet:
     """The data set in which `validation` examples are held out of the training split (see `load`)."""
     total = len(decoded.train)
     held = _validation_size(validation, total)
+    left = total - held
+    if examples is not None and (isinstance(examples, bool) or not 1 <= examples <= left):
+        raise Invalid(f"examples is {examples!r}; allowed: from 1 to the {left} that are not held out, or none for all")
     order = torch.randperm(total, generator=generator(seed, "validation split"))
     # both parts keep the order of the source: which examples are held out is random, nothing else
     validation_part = decoded.train[order[:held].sort().values]
-    train = decoded.train[order[held:].sort().values]
+    train = decoded.train[order[held : held + (left if examples is None else examples)].sort().values]
     mean, std = standardisation(train.images)
     digest = _digest(len(decoded.classes), train, validation_part, decoded.test)
     return DataSet(name, decoded.classes, train, validation_part, decoded.test, mean, std, digest)

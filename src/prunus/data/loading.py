@@ -44,6 +44,7 @@ def load(
     data: str | Path,
     *,
     validation: int | float | None = None,
+    examples: int | None = None,
     seed: int = 0,
     image: str | None = None,
     label: str | None = None,
@@ -62,21 +63,22 @@ def load(
             `train/CLASS/*.png`, …); else a hub id, `owner/name` or `owner/name@revision`.
         validation: how many training examples to hold out, or which fraction of them, drawn at random from the
             seed. Default: 5,000 where there are at least 50,000 training examples, else 10 %.
-        seed: the seed that the validation split is drawn with. Default: 0.
+        examples: how many of the other training examples to keep, drawn at random from the seed. Default: all.
+        seed: the seed that these draws are made with. Default: 0.
         image: the column with the images. Default: the only one that holds images.
         label: the column with the labels. Default: `label`, or else the only one of class labels.
         cache: whether to read and write the cache. Default: yes.
 
     Raises:
         Invalid: if there is no such data, it holds no images, labels or test split, images differ in size or
-            cannot be decoded, or `validation` is out of range.
+            cannot be decoded, or `validation` or `examples` is out of range.
     """
     name, source = _find(str(data))
     try:
         decoded = source() if callable(source) else _read(source, image, label, cache)
     except ModuleNotFoundError as error:
         raise Invalid(f"data {name!r} needs {error.name}: install prunus[study]") from error
-    return hold_out(name, decoded, validation, seed)
+    return hold_out(name, decoded, validation, seed, examples)
 
 
 def _find(data: str) -> tuple[str, str | Path | Callable[[], Decoded]]:
