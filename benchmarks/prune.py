@@ -109,7 +109,7 @@ def compare(name: str, criterion: str, rounds: int, repeat: int) -> None:
 def peak(way: str, name: str, criterion: str, rounds: int) -> float:
     """Memory at its peak, over the model's parameters, measured in a fresh process (Linux)."""
     command = [sys.executable, __file__, "--peak", way, "--models", name, "--criteria", criterion]
-    return float(subprocess.run([*command, "--rounds", str(min(rounds, 3))], capture_output=True, check=True).stdout)
+    return float(subprocess.run([*command, "--rounds", str(min(rounds, 30))], capture_output=True, check=True).stdout)
 
 
 def print_peak(way: str, name: str, criterion: str, rounds: int) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from prunus.core.files import read_tensors
 from prunus.studies.cells import Cell
-from prunus.studies.config import LotteryTicket
+from prunus.studies.kinds.lottery_ticket import LotteryTicket
 from prunus.studies.resolve import resolve
 from prunus.studies.runner import Plan, prepare, run
 
@@ -29,7 +29,9 @@ SMALL = {
 
 def small(**more: Any) -> LotteryTicket:
     """The quick preset, smaller; `train__lr=0.1` sets train.lr."""
-    return resolve("lottery-ticket", [*SMALL.items(), *((key.replace("__", "."), v) for key, v in more.items())])
+    study = resolve("lottery-ticket", [*SMALL.items(), *((key.replace("__", "."), v) for key, v in more.items())])
+    assert isinstance(study, LotteryTicket)
+    return study
 
 
 def options(**more: Any) -> list[str]:

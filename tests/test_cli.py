@@ -87,7 +87,7 @@ def refused(answer, *says):
         (["inspect", "nowhere.safetensors"], "nowhere.safetensors: no such file"),
         (["inspect", "."], "no such file"),
         (["list", "model"], "did you mean 'models'?"),
-        (["list", "models", "resnet*"], "no name of models matches 'resnet*'"),
+        (["list", "models", "none-*"], "no name of models matches 'none-*'"),
     ],
 )
 def test_bad_input_gets_one_line_and_writes_nothing(cli, tmp_path, monkeypatch, arguments, says):

@@ -75,8 +75,7 @@ def run(
     if processes and (plan.missing or in_group()):
         _run_by_processes(plan, processes, quiet, checkpoint_every)
         return
-    missing = plan.missing
-    _say(quiet, f"{resolved.title or resolved.name}: {len(plan.cells)} cells, {len(missing)} to train")
+    _say(quiet, f"{resolved.title or resolved.name}: {len(plan.cells)} cells, {plan.left}")
     command = _command()
     with _kept(plan, command):
         if where is None:

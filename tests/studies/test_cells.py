@@ -4,7 +4,7 @@ import pytest
 
 from prunus.core.errors import Invalid
 from prunus.data import load
-from prunus.studies.cells import expand
+from prunus.studies.kinds import expand
 from small_study import by_place, small
 
 

@@ -47,7 +47,7 @@ def test_variants_of_different_networks_are_trained_side_by_side(tmp_path):
 
 
 def test_a_trial_that_diverges_does_not_stop_the_others(tmp_path, monkeypatch):
-    begin = local.Work.begin
+    begin = local.begin
 
     def spoiled(cell, data, store, watch=None):
         work = begin(cell, data, store, watch)
@@ -55,7 +55,7 @@ def test_a_trial_that_diverges_does_not_stop_the_others(tmp_path, monkeypatch):
             torch.nn.init.constant_(work.lane.model[1].weight, float("nan"))
         return work
 
-    monkeypatch.setattr(local.Work, "begin", spoiled)
+    monkeypatch.setattr(local, "begin", spoiled)
     plan = prepare(small(trials=2), tmp_path)
     with pytest.raises(Invalid, match=r"trial 0 round 2 ticket: fc\d\.weight was trained to NaN a round earlier"):
         run(plan, "prunus run", quiet=True)

@@ -13,13 +13,16 @@ from results import make_cell, make_results
 
 from prunus.core.errors import Invalid
 from prunus.studies.duration import duration
+from prunus.studies.kinds.lottery_ticket.metrics import AT_END, AT_STOP, STOP, dense
 from prunus.studies.report import write_report
-from prunus.studies.report.curves import AT_END, AT_STOP, STOP, curves, dense, percent, trials
-from prunus.studies.report.figure import caption, thinned
+from prunus.studies.report.axes import thinned
+from prunus.studies.report.curves import curves
+from prunus.studies.report.figure import caption
 from prunus.studies.report.page import page
 from prunus.studies.report.reading import reading
 from prunus.studies.report.tables import layers, numbers
 from prunus.studies.report.training import thinned as thinned_evaluations
+from prunus.studies.report.words import percent, trials
 from prunus.studies.results import Results
 
 SVG_NAMESPACE = "http://www.w3.org/2000/svg"
@@ -89,7 +92,7 @@ def test_densities_are_those_that_were_kept_not_those_that_were_planned():
         replace(cell("ticket", 1, 1), kept=52, total=200),
     )
     (curve,) = curves(study(first, second), "lenet-300-100", STOP)
-    assert curve.points[0].density == pytest.approx(25.5)
+    assert curve.points[0].x == pytest.approx(25.5)
 
 
 def test_curves_go_from_dense_to_sparse_whatever_the_order_of_the_cells():
@@ -98,7 +101,7 @@ def test_curves_go_from_dense_to_sparse_whatever_the_order_of_the_cells():
     for there, back in zip(
         curves(results, "lenet-300-100", AT_STOP), curves(backwards, "lenet-300-100", AT_STOP), strict=True
     ):
-        densities = [p.density for p in there.points]
+        densities = [p.x for p in there.points]
         assert densities == sorted(densities, reverse=True)
         assert [(p.round, p.low, p.high) for p in there.points] == [(p.round, p.low, p.high) for p in back.points]
 
@@ -216,7 +219,7 @@ def test_the_reading_says_ahead_in_each_trial_only_if_so():
 
 def test_the_table_has_every_arm_at_every_density():
     results = small()
-    found = [(row["density"], row["words"], row["n"]) for row in numbers(results, "lenet-300-100")]
+    found = [(row["x"], row["words"], row["n"]) for row in numbers(results, "lenet-300-100")]
     arms = ("winning ticket", "random re-initialisation", "layerwise-shuffled mask", "random mask, new weights")
     densities = [percent(100 * make_cell("lenet-300-100", "ticket", r, 0).density) for r in range(3)]
     assert found == [("100", "dense network", 2), *((d, arm, 2) for d in densities[1:] for arm in arms)]

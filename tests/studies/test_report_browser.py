@@ -153,3 +153,34 @@ def test_the_figure_is_there_without_scripts(opened):
     assert len([box for box in sizes(tab, ".panel svg") if box["height"] > 150]) == 6
     assert not tab.locator("#explorer").is_visible()
     assert not tab.locator("#theme").is_visible()
+
+
+def test_a_kind_that_only_computes_has_a_page_without_training_curves(chromium, tmp_path, monkeypatch):
+    from toy_kinds import kinds
+
+    from prunus.studies.kinds import KINDS
+    from prunus.studies.resolve import resolve
+    from small_study import finished
+
+    for name, kind in kinds(tmp_path / "presets").items():
+        monkeypatch.setitem(KINDS._rows, name, kind)
+    plan = finished(resolve("toy-count", [("arms", ["largest"])]), tmp_path)
+    page = write_report(plan.store.results("toy-count-quick"), tmp_path / "report").html
+    faults = []
+    context = chromium.new_context(viewport=WIDE)
+    tab = context.new_page()
+    tab.on("console", lambda m: faults.append(m.text) if m.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda e: faults.append(str(e)))
+    tab.goto(page.as_uri())
+    assert len(sizes(tab, ".panel svg")) == 2
+    assert tab.locator("#explorer").count() == 0
+    tab.locator(".panel").nth(1).focus()
+    tab.keyboard.press("ArrowRight")
+    assert "layer of 100" in tab.locator("#tip").inner_text()
+    assert "fc3.weight" in tab.locator("#tip").inner_text()
+    line = tab.locator('.panel [data-arm="slope"]').first
+    assert line.count() == 1
+    tab.get_by_role("button", name="1 / n").click()
+    assert "off" in line.get_attribute("class")
+    context.close()
+    assert faults == []

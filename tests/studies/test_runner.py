@@ -12,13 +12,13 @@ from small_study import by_place, contents, finished, small
 def trained(monkeypatch):
     """The places of the cells that were trained, in order."""
     places = []
-    begin = local.Work.begin
+    begin = local.begin
 
     def watched(cell, *rest):
         places.append((cell.trial, cell.round, cell.arm))
         return begin(cell, *rest)
 
-    monkeypatch.setattr(local.Work, "begin", watched)
+    monkeypatch.setattr(local, "begin", watched)
     return places
 
 

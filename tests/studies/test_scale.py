@@ -22,7 +22,8 @@ from prunus.core.select import select_count
 from prunus.core.sharded import selection
 from prunus.data import load
 from prunus.models import build
-from prunus.studies.cells import Cell, expand
+from prunus.studies.cells import Cell
+from prunus.studies.kinds import expand
 from prunus.studies.resolve import resolve, to_yaml
 from prunus.studies.runner import Plan, prepare, run
 from prunus.studies.store import Store

@@ -1,7 +1,7 @@
 import pytest
 
 from prunus.data import load
-from prunus.studies.cells import expand
+from prunus.studies.kinds import expand
 from prunus.studies.schedule import Schedule
 from small_study import small
 

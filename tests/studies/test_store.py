@@ -7,7 +7,7 @@ import torch
 from prunus.core.errors import Invalid
 from prunus.core.masks import Masks
 from prunus.studies import store as module
-from prunus.studies.cells import expand
+from prunus.studies.kinds import expand
 from prunus.studies.store import Store
 from prunus.tickets import Ticket
 from prunus.training import Evaluation, History

@@ -6,8 +6,9 @@ import torch
 from prunus.core.errors import Invalid
 from prunus.core.seeds import generator
 from prunus.models import build
+from prunus.studies.kinds.lottery_ticket.work import starting_point
 from prunus.studies.runner import prepare, run
-from prunus.studies.work import new_model, starting_point
+from prunus.studies.work import new_model
 from prunus.tickets.ticket import snapshot
 from small_study import by_place, contents, finished, small
 

@@ -26,15 +26,15 @@ class Left:
     round late in an iterative schedule looks at few.
 
     Args:
-        full: masks of all weights.
+        masks: what is left to begin with.
         listed: the density below which positions are listed.
     """
 
-    def __init__(self, full: Masks, listed: float = LISTED) -> None:
+    def __init__(self, masks: Masks, listed: float = LISTED) -> None:
         self._listed = listed
-        self._masks = dict(full)
+        self._masks = dict(masks)
         self._positions: dict[str, Tensor] | None = None
-        self.total = self.count = full.total
+        self.total, self.count = masks.total, masks.kept
 
     def of(self, name: str, values: Tensor) -> Tensor:
         """Of `values`, which have the parameter's shape, those that are scored: all at first, later those left."""

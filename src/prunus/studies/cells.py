@@ -1,54 +1,59 @@
 """The grid of a study: its cells, each named by the hash of all that determines it.
 
-A cell is one training. Cells form a graph: a ticket of round r needs the weights that round r − 1 was trained to, a
-control needs the ticket whose densities it shares. A child's identity holds its parents' keys, so a change anywhere
-renames everything that depends on it, and nothing else.
+A cell is one piece of work: it trains a network, or only computes something. Cells form a graph: a cell may need what
+others were filed with. A child's identity holds its parents' keys, so a change anywhere renames everything that depends
+on it, and nothing else.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
-from prunus.core.errors import Invalid
 from prunus.core.seeds import derive
 from prunus.data import DataSet
-from prunus.studies.config import LotteryTicket, Setting
+from prunus.studies.config import BaseSetting, Study
 from prunus.training import Recipe
-from prunus.training.recipe import in_iterations
 
 #: Raised when the numbers of a cell change for the same identity, so that old cells are not mistaken for new ones.
 FORMAT = 2
 
-#: `start` is the dense training up to the iteration that is rewound to; it is no row of the figure.
-Arm = Literal["start", "ticket", "reinit", "shuffle", "random"]
+#: The arm of cells that others are made from and that are no part of the report.
+START = "start"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One training of a study.
+    """One piece of a study's work.
 
     Attributes:
         network: the name of the variant.
         trial: which repetition, from 0.
-        round: how many times the network was pruned.
-        arm: the ticket, one of its controls, or the start that tickets are rewound to.
-        setting: how it is trained and pruned.
-        identity: all that determines its records, JSON-able.
-        start: key of the cell whose trained weights this one rewinds to; None is the initialisation.
-        parent: key of the ticket that was trained one round earlier, or that this control belongs to.
+        round: its place along the axis of the study, such as how many times the network was pruned.
+        arm: what of the things that the study compares; `START` is no part of the report.
+        setting: that of the variant.
+        identity: all that determines its records, JSON-able. It has the trial's "seed", and of a cell that trains
+            "train" and "span" (see `trained_on`).
+        start: key of a cell whose files it needs; None is none.
+        parent: key of another such cell.
+        kind: the name of the kind of study, which does the work.
+        place: `round` in words; default "round 3".
+        density: about which fraction of the weights is trained, for estimates of time.
     """
 
     network: str
     trial: int
     round: int
-    arm: Arm
-    setting: Setting
+    arm: str
+    setting: Any
     identity: Mapping[str, Any]
     start: str | None = None
     parent: str | None = None
+    kind: str = "lottery-ticket"
+    place: str = ""
+    density: float = 1.0
 
     @cached_property
     def key(self) -> str:
@@ -59,7 +64,17 @@ class Cell:
     @property
     def label(self) -> str:
         """The cell in words."""
-        return f"{self.network} trial {self.trial} round {self.round} {self.arm}"
+        return f"{self.network} {self.about}"
+
+    @property
+    def about(self) -> str:
+        """The cell in words, without its network."""
+        return f"trial {self.trial} {self.place or f'round {self.round}'} {self.arm}"
+
+    @property
+    def parents(self) -> list[str]:
+        """The keys of the cells that it needs."""
+        return [key for key in (self.start, self.parent) if key]
 
     @property
     def seed(self) -> int:
@@ -67,51 +82,34 @@ class Cell:
         return self.identity["seed"]
 
     @property
+    def trains(self) -> bool:
+        """Whether a network is trained; else something is only computed."""
+        return "span" in self.identity
+
+    @property
     def span(self) -> tuple[int, int]:
-        """The iterations that are trained: from the first up to the second."""
-        return tuple(self.identity["span"])
+        """The iterations that are trained: from the first up to the second; (0, 0) where nothing is trained."""
+        first, last = self.identity.get("span", (0, 0))
+        return first, last
+
+    @property
+    def iterations(self) -> int:
+        """How many iterations are trained."""
+        first, last = self.span
+        return last - first
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it trains, resolved."""
+        return Recipe(**self.identity["train"])
 
 
-def expand(study: LotteryTicket, data: Mapping[str, DataSet]) -> list[Cell]:
-    """All cells of `study`, parents before children; the first trial of every variant comes first.
+def shared_identity(study: Study[Any], setting: BaseSetting, trial: int, data: DataSet) -> dict[str, Any]:
+    """What determines every cell of one variant and trial: seed, network, data, threads and device.
 
-    Args:
-        study: resolved.
-        data: the data set of each variant.
+    A kind adds its own name, so that its cells are not mistaken for those of another kind, and all else that matters.
     """
-    return [
-        cell
-        for trial in range(study.trials)
-        for name, setting in study.variants.items()
-        for cell in _trial(study, name, setting, trial, data[name])
-    ]
-
-
-def recipe_of(setting: Setting, examples: int, retrain: bool) -> Recipe:
-    """The resolved recipe of a cell: that of the setting, but for fine-tuning at the schedule's last rate."""
-    from prunus.training.recipe import learning_rate
-
-    recipe = Recipe(**setting.train.__dict__).resolved(examples)
-    if not retrain or setting.prune.retrain != "fine-tune":
-        return recipe
-    last = learning_rate(recipe, int(recipe.iterations) - 1)
-    length = setting.prune.fine_tune if setting.prune.fine_tune is not None else recipe.iterations
-    constant = {"lr": last, "iterations": length, "schedule": "constant", "milestones": (), "warmup": 0}
-    return Recipe(**{**recipe.__dict__, **constant}).resolved(examples)
-
-
-def _said(recipe: Recipe) -> dict[str, Any]:
-    """The recipe without what came later than the format and says nothing new."""
-    return {name: value for name, value in recipe.__dict__.items() if (name, value) != ("precision", "float32")}
-
-
-def _trial(study: LotteryTicket, name: str, setting: Setting, trial: int, data: DataSet) -> Iterator[Cell]:
-    examples, prune = len(data.train), setting.prune
-    recipe = recipe_of(setting, examples, retrain=False)
-    rewind = in_iterations(prune.rewind, examples // recipe.batch, "prune.rewind")
-    if rewind >= int(recipe.iterations):
-        raise Invalid(f"prune.rewind is {prune.rewind!r}; allowed: below the {recipe.iterations} of train.iterations")
-    common = {
+    return {
         "format": FORMAT,
         "seed": derive(study.seed, "trial", trial),
         "model": {
@@ -125,31 +123,23 @@ def _trial(study: LotteryTicket, name: str, setting: Setting, trial: int, data: 
         "device": study.device.split(":")[0],
     }
 
-    def cell(arm: Arm, round_: int, start: str | None = None, parent: str | None = None) -> Cell:
-        again = recipe_of(setting, examples, retrain=True) if round_ else recipe
-        fine_tuned = bool(round_) and prune.retrain == "fine-tune"
-        first = 0 if arm == "start" or fine_tuned else rewind
-        last = rewind if arm == "start" else int(again.iterations)
-        own = {"arm": arm, "round": round_, "train": _said(again), "span": [first, last]}
-        if round_ and arm == "ticket":
-            own["prune"] = prune.model_dump(mode="json", exclude={"rounds", "fine_tune", "rewind"})
-        elif round_:
-            own["retrain"] = prune.retrain
-        elif prune.exclude:
-            own["exclude"] = list(prune.exclude)
-        identity = {**common, **own, "start": start, "parent": parent}
-        return Cell(name, trial, round_, arm, setting, identity, start, parent)
 
-    start = None
-    if rewind:
-        yield (origin := cell("start", 0))
-        start = origin.key
-    parent = None
-    controls = range(1, prune.rounds + 1) if study.control_rounds is None else study.control_rounds
-    for round_ in range(prune.rounds + 1):
-        ticket = cell("ticket", round_, start, parent)
-        yield ticket
-        if round_ in controls:
-            for arm in study.arms:
-                yield cell(arm, round_, start, ticket.key)
-        parent = ticket.key
+def trained_on(recipe: Recipe, first: int = 0, last: int | None = None) -> dict[str, Any]:
+    """The part of an identity that says how a cell trains.
+
+    Args:
+        recipe: resolved.
+        first: iteration to begin at.
+        last: iteration to end before; default the recipe's length.
+    """
+    # what came later than the format and says nothing new is left out
+    said = {name: value for name, value in recipe.__dict__.items() if (name, value) != ("precision", "float32")}
+    return {"train": said, "span": [first, int(recipe.iterations) if last is None else last]}
+
+
+def work_of(cells: Iterable[Cell]) -> str:
+    """How many cells there are to train and to compute, in words: "7 to train", "3 to compute"."""
+    each = [cell.trains for cell in cells]
+    train, compute = sum(each), len(each) - sum(each)
+    parts = [f"{train} to train"] if train or not compute else []
+    return ", ".join(parts + ([f"{compute} to compute"] if compute else []))

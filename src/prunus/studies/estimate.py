@@ -1,4 +1,4 @@
-"""How long a study would take here: each network is trained for a moment, dense and sparse; the rest is a rule."""
+"""How long a study would train here: each network is trained for a moment, dense and sparse; the rest is a rule."""
 
 import time
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from prunus.core.masks import Masks
 from prunus.core.seeds import generator
 from prunus.data import DataSet
-from prunus.studies.cells import Cell, recipe_of
+from prunus.studies.cells import Cell
 from prunus.studies.runner import Plan, on_device
 from prunus.studies.work import new_model
 from prunus.training import Lane, Stack
@@ -17,11 +17,19 @@ from prunus.training.cores import available_cores
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left to do: cells, iterations, and seconds as measured by a short training of each network."""
+    """What is left to do.
+
+    Attributes:
+        cells: how many cells are to be trained.
+        iterations: of these.
+        seconds: that they would take, as measured by a short training of each network.
+        computing: how many more cells only compute something; of their time nothing is known.
+    """
 
     cells: int
     iterations: int
     seconds: float
+    computing: int = 0
 
 
 def estimate(plan: Plan, iterations: int = 30) -> Estimate:
@@ -32,7 +40,7 @@ def estimate(plan: Plan, iterations: int = 30) -> Estimate:
         iterations: how many to time.
     """
     torch.set_num_threads(plan.study.threads)
-    missing, data = plan.missing, on_device(plan)
+    missing, data = [cell for cell in plan.missing if cell.trains], on_device(plan)
     at_once = max(1, available_cores() // plan.study.threads) if plan.study.device == "cpu" else 1
     seconds, total = 0.0, 0
     for name in plan.study.variants:
@@ -41,21 +49,16 @@ def estimate(plan: Plan, iterations: int = 30) -> Estimate:
             continue
         dense, sparse = (_time(cells[0], data[name], density, iterations) for density in (1.0, _SPARSEST))
         for cell in cells:
-            start, stop = cell.span
-            total += stop - start
-            evaluations = -(-(stop - start) // cell.identity["train"]["evaluate_every"])
-            left = (_density(cell) - _SPARSEST) / (1 - _SPARSEST)
+            total += cell.iterations
+            evaluations = -(-cell.iterations // int(cell.recipe.evaluate_every))
+            left = (cell.density - _SPARSEST) / (1 - _SPARSEST)
             step, image = (max(0.0, b + (a - b) * left) for a, b in zip(dense, sparse, strict=True))
-            seconds += (step * (stop - start) + image * _images(data[name], evaluations)) / at_once
-    return Estimate(len(missing), total, seconds)
+            seconds += (step * cell.iterations + image * _images(data[name], evaluations)) / at_once
+    return Estimate(len(missing), total, seconds, len(plan.missing) - len(missing))
 
 
 #: The density of the second timing; in between, time goes with the number of weights.
 _SPARSEST = 0.05
-
-
-def _density(cell: Cell) -> float:
-    return (1 - cell.setting.prune.rate) ** cell.round
 
 
 def _images(data: DataSet, evaluations: int) -> float:
@@ -68,9 +71,8 @@ def _images(data: DataSet, evaluations: int) -> float:
 def _time(cell: Cell, data: DataSet, density: float, iterations: int) -> tuple[float, float]:
     """Seconds an iteration, and seconds an image in evaluation, of one lane on the cores of one."""
     model = new_model(cell, data).to(data.train.images.device)
-    masks = Masks.random(model, density, generator=generator(0, "masks"), exclude=cell.setting.prune.exclude or None)
-    recipe = recipe_of(cell.setting, len(data.train), retrain=False)
-    lane = Lane(model, data, recipe, masks=masks if density < 1 else None)
+    masks = Masks.random(model, density, generator=generator(0, "masks"))
+    lane = Lane(model, data, cell.recipe, masks=masks if density < 1 else None)
     stack = Stack(cores=1, size=1)
     stack.add(lane)
     stack.admit()

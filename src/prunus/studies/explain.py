@@ -5,7 +5,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from prunus.core.errors import nearest
-from prunus.studies.config import LotteryTicket, Setting
+from prunus.studies.config import Study
 
 #: What pydantic's kinds of errors mean for the reader of a YAML file; their context fills the braces.
 ALLOWED = {
@@ -27,18 +27,19 @@ ALLOWED = {
 }
 
 
-def explain(error: ValidationError, alone: bool) -> str:
+def explain(error: ValidationError, config: type[Study[Any]], alone: bool) -> str:
     """The first thing that is wrong with a study.
 
     Args:
         error: what pydantic found.
+        config: the model of the study.
         alone: whether the study has one setting, whose keys stand at the top of its file.
     """
     first, *others = error.errors()
     path, kind = _path(first), first["type"]
     shown = ".".join(path[2:] if alone and path[:1] == ["variants"] else path)
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{shown}: no such key; {nearest(path[-1], _keys_at(path[:-1]))}"
+        return f"{shown}: no such key; {nearest(path[-1], _keys_at(config, path[:-1]))}"
     if kind == "missing":
         return f"{shown} is missing"
     if kind == "value_error":
@@ -63,9 +64,9 @@ def _allowed(error: Any) -> str:
     return ALLOWED[kind].format(**error.get("ctx", {})) if kind in ALLOWED else error["msg"]
 
 
-def _keys_at(path: list[str]) -> list[str]:
+def _keys_at(config: type[Study[Any]], path: list[str]) -> list[str]:
     """The keys that a study may have at `path`."""
-    at: Any = LotteryTicket
+    at: Any = config
     for part in path:
         if isinstance(at, type) and issubclass(at, BaseModel) and part in at.model_fields:
             at = at.model_fields[part].annotation
@@ -73,5 +74,5 @@ def _keys_at(path: list[str]) -> list[str]:
             at = get_args(at)[-1]
     if isinstance(at, type) and issubclass(at, BaseModel):
         own = list(at.model_fields)
-        return [*own, *Setting.model_fields] if at is LotteryTicket else own
+        return [*own, *config.setting().model_fields] if at is config else own
     return list(getattr(at, "__dataclass_fields__", {}))

@@ -27,7 +27,7 @@ from prunus.core.errors import Invalid
 if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
 
-    from prunus.studies.config import LotteryTicket
+    from prunus.studies.config import Study
 
 #: In the environment of the processes that are started here: the process that started them.
 STARTED_BY = "PRUNUS_STARTED_BY"
@@ -50,7 +50,7 @@ def started_here() -> bool:
     return in_group() and STARTED_BY in os.environ
 
 
-def check_launch(launch: str, study: "LotteryTicket") -> int:
+def check_launch(launch: str, study: "Study[Any]") -> int:
     """How many processes of this machine `--launch` asks for.
 
     Args:
@@ -87,10 +87,9 @@ def check_launch(launch: str, study: "LotteryTicket") -> int:
             f"allowed: at most the {cores} that this process may use"
         )
     for name, setting in study.variants.items():
-        if setting.train.batch < world:
-            raise Invalid(
-                f"{name}: train.batch is {setting.train.batch}; allowed with {world} processes: at least {world}"
-            )
+        train = getattr(setting, "train", None)  # some kinds of study only compute
+        if train and train.batch < world:
+            raise Invalid(f"{name}: train.batch is {train.batch}; allowed with {world} processes: at least {world}")
     return count
 
 

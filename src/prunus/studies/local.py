@@ -1,4 +1,4 @@
-"""Training cells in this process: stacks are kept full with whatever is ready."""
+"""Doing the cells of a study in this process: stacks are kept full with whatever is ready to be trained."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -6,19 +6,20 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from prunus.core.errors import Invalid
 from prunus.data import DataSet
 from prunus.studies.cells import Cell
+from prunus.studies.kinds import begin
 from prunus.studies.progress import Display
 from prunus.studies.schedule import Schedule
 from prunus.studies.store import Store
-from prunus.studies.work import Diverged, Work
+from prunus.studies.work import GivenUp, Work
 from prunus.training import Stack
 from prunus.training.lane import Lane
 
 
 class LocalRun:
-    """Trains the cells of a schedule, as many at once as is fastest, and files them.
+    """Does the cells of a schedule, and files them: trains as many at once as is fastest, computes one at a time.
 
     Args:
-        schedule: what to train.
+        schedule: what to do.
         data: the data set of each variant, on the device to train on.
         store: where cells go.
         shown: what is told of the progress.
@@ -44,10 +45,10 @@ class LocalRun:
         self.failures: list[str] = []
 
     def run(self) -> None:
-        """Train until nothing is left.
+        """Go on until nothing is left.
 
         Raises:
-            Invalid: at the end, if there were cells that could not be trained; all others are then filed.
+            Invalid: at the end, if there were cells that could not be done; all others are then filed.
         """
         # one thread: a cell is written while others are trained
         with ThreadPoolExecutor(1) as self._filer:
@@ -55,8 +56,7 @@ class LocalRun:
                 self._fill()
                 for stack in self._busy():
                     for lane in stack.advance():
-                        work = self._works.pop(lane)
-                        self._filing[self._filer.submit(work.file, self._store)] = work
+                        self._finish(self._works.pop(lane))
                 self._collect()
         raise_failures(self.failures)
 
@@ -68,6 +68,8 @@ class LocalRun:
         for network in self._schedule.networks:
             while self._has_room(network) and (cell := self._schedule.take(network)):
                 self._begin(cell)
+                if not cell.trains:
+                    return  # what is finished is told of, and what is in training goes on, before the next
 
     def _has_room(self, network: str) -> bool:
         return network not in self._stacks or self._stacks[network].room > 0
@@ -76,15 +78,30 @@ class LocalRun:
         def watch(evaluation: object) -> None:
             self._shown.evaluated(cell, evaluation)  # type: ignore[arg-type]
 
-        try:
-            work = Work.begin(cell, self._data[cell.network], self._store, watch)
-        except Diverged as error:
-            self.failures.append(str(error))
-            self._schedule.given_up(cell)
-            return
         self._shown.begin(cell)
+        try:
+            work = begin(cell, self._data[cell.network], self._store, watch)
+        except GivenUp as error:
+            self._give_up(cell, error)
+            return
+        if work.lane is None:
+            self._finish(work)
+            return
         self._works[work.lane] = work
         self._stack(cell.network, work.lane).add(work.lane)
+
+    def _finish(self, work: Work) -> None:
+        try:
+            work.measure()
+        except GivenUp as error:
+            self._give_up(work.cell, error)
+            return
+        self._filing[self._filer.submit(work.file, self._store)] = work
+
+    def _give_up(self, cell: Cell, error: GivenUp) -> None:
+        self.failures.append(str(error))
+        self._schedule.given_up(cell)
+        self._shown.given_up(cell)
 
     def _stack(self, network: str, lane: Lane) -> Stack:
         stack = self._stacks.get(network)
@@ -102,11 +119,11 @@ class LocalRun:
             work = self._filing.pop(future)
             future.result()
             self._schedule.filed(work.cell)
-            self._shown.end(work.cell, work.lane.history)
+            self._shown.end(work.cell, work.history)
 
 
 def raise_failures(failures: Sequence[str]) -> None:
-    """Say which cells could not be trained, if there are any.
+    """Say which cells could not be done, if there are any.
 
     Raises:
         Invalid: with the first of them.

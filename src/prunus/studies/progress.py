@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -23,8 +23,11 @@ class Display(Protocol):
     def evaluated(self, cell: Cell, evaluation: Evaluation) -> None:
         """The cell was evaluated."""
 
-    def end(self, cell: Cell, history: History) -> None:
-        """The cell is finished and filed."""
+    def end(self, cell: Cell, history: History | None) -> None:
+        """The cell is finished and filed; where nothing was trained it has no history."""
+
+    def given_up(self, cell: Cell) -> None:
+        """The cell cannot be done."""
 
 
 class Quiet:
@@ -36,46 +39,66 @@ class Quiet:
     def evaluated(self, cell: Cell, evaluation: Evaluation) -> None:
         """Nothing."""
 
-    def end(self, cell: Cell, history: History) -> None:
+    def end(self, cell: Cell, history: History | None) -> None:
+        """Nothing."""
+
+    def given_up(self, cell: Cell) -> None:
         """Nothing."""
 
 
 class Lines(Quiet):
     """One plain line for each finished cell."""
 
-    def __init__(self, cells: int, iterations: int) -> None:
-        self._cells, self._left, self._done = cells, iterations, 0
-        self._began, self._trained = time.monotonic(), 0
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        self._cells, self._done = len(cells), 0
+        self._left, self._trained = sum(cell.iterations for cell in cells), 0
+        self._began: float | None = None
 
-    def end(self, cell: Cell, history: History) -> None:
+    def begin(self, cell: Cell) -> None:
+        """Look at the clock when the first training begins."""
+        if cell.trains and self._began is None:
+            self._began = time.monotonic()
+
+    def end(self, cell: Cell, history: History | None) -> None:
         """Print what the cell came to."""
-        start, stop = cell.span
         self._done += 1
-        self._trained += stop - start
-        self._left -= stop - start
-        seconds = (time.monotonic() - self._began) / self._trained * self._left
+        self._trained += cell.iterations
+        self._left -= cell.iterations
+        said = self._training(history) if history else "computed"
+        print(f"[{self._done}/{self._cells}] {cell.label}: {said}", flush=True)
+
+    def _training(self, history: History) -> str:
+        began = self._began or time.monotonic()
+        seconds = (time.monotonic() - began) / max(1, self._trained) * self._left
         best, final = history.early_stop, history.final
-        print(
-            f"[{self._done}/{self._cells}] {cell.label}: "
+        return (
             f"early stop at {best.iteration} (loss {best.validation_loss:.4f}, test {best.test_accuracy:.2%}), "
-            f"test {final.test_accuracy:.2%} at the end, about {duration(seconds)} left",
-            flush=True,
+            f"test {final.test_accuracy:.2%} at the end, about {duration(seconds)} left"
         )
 
 
 class Bars(Quiet):
-    """Two bars: the whole study, in iterations, and of the cells in training the one that began first."""
+    """Two bars: the whole study, in iterations, and of the cells in training the one that began first.
 
-    def __init__(self, cells: int, iterations: int, progress: Progress) -> None:
-        self._progress, self._cells, self._done, self._trained = progress, cells, 0, 0
-        self._all = progress.add_task(f"0/{cells} cells", total=iterations, note="")
+    A cell that only computes counts as much as the mean training.
+    """
+
+    def __init__(self, cells: Sequence[Cell], progress: Progress) -> None:
+        self._progress, self._cells, self._done, self._trained = progress, len(cells), 0, 0
+        trainings = [cell.iterations for cell in cells if cell.trains]
+        self._computing = sum(trainings) // len(trainings) if trainings else 1
+        total = sum(map(self._size, cells))
+        self._all = progress.add_task(f"0/{len(cells)} cells", total=total, note="")
         self._one = progress.add_task("", total=None, note="")
         self._under_way: dict[str, int] = {}
         self._shown = ""
 
     def begin(self, cell: Cell) -> None:
-        """Count the cell among those in training."""
+        """Count the cell among those under way."""
         self._under_way[cell.key] = 0
+        if not cell.trains:
+            self._progress.reset(self._one, total=None, description=cell.about, note="")
+            self._shown = cell.key
         self._update()
 
     def evaluated(self, cell: Cell, evaluation: Evaluation) -> None:
@@ -84,19 +107,25 @@ class Bars(Quiet):
         done = self._under_way[cell.key] = evaluation.iteration - start
         if cell.key == next(iter(self._under_way)):
             if cell.key != self._shown:
-                about = f"trial {cell.trial} round {cell.round} {cell.arm}"
-                self._progress.reset(self._one, total=stop - start, description=about)
+                self._progress.reset(self._one, total=stop - start, description=cell.about)
                 self._shown = cell.key
             note = f"loss {evaluation.validation_loss:.4f} acc. {evaluation.validation_accuracy:.2%}"
             self._progress.update(self._one, completed=done, note=note)
         self._update()
 
-    def end(self, cell: Cell, history: History) -> None:
+    def end(self, cell: Cell, history: History | None) -> None:
         """Count the cell."""
-        start, stop = cell.span
         del self._under_way[cell.key]
-        self._done, self._trained = self._done + 1, self._trained + stop - start
-        self._update(f"last: {history.early_stop.test_accuracy:.2%} at stop")
+        self._done, self._trained = self._done + 1, self._trained + self._size(cell)
+        self._update(f"last: {history.early_stop.test_accuracy:.2%} at stop" if history else None)
+
+    def given_up(self, cell: Cell) -> None:
+        """Count it no more."""
+        self._under_way.pop(cell.key, None)
+        self._update()
+
+    def _size(self, cell: Cell) -> int:
+        return cell.iterations if cell.trains else self._computing
 
     def _update(self, note: str | None = None) -> None:
         description = f"{self._done}/{self._cells} cells, {len(self._under_way)} at once"
@@ -106,18 +135,17 @@ class Bars(Quiet):
 
 
 @contextmanager
-def display(cells: int, iterations: int, quiet: bool) -> Iterator[Display]:
+def display(cells: Sequence[Cell], quiet: bool) -> Iterator[Display]:
     """The display that fits where the output goes.
 
     Args:
-        cells: how many cells are to be trained.
-        iterations: how many iterations they have in all.
+        cells: what is to be done.
         quiet: show nothing.
     """
     if quiet:
         yield Quiet()
     elif not sys.stdout.isatty():
-        yield Lines(cells, iterations)
+        yield Lines(cells)
     else:
         columns = (
             TextColumn("{task.description}", markup=False),
@@ -127,4 +155,4 @@ def display(cells: int, iterations: int, quiet: bool) -> Iterator[Display]:
             TextColumn("{task.fields[note]}", style="dim", markup=False),
         )
         with Progress(*columns, console=Console(), transient=True, expand=True) as progress:
-            yield Bars(cells, iterations, progress)
+            yield Bars(cells, progress)

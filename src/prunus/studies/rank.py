@@ -1,7 +1,7 @@
 """What each of the processes does that train the networks of a study together.
 
-All go through the cells in the same order, one after the other. Process 0 files them and writes the checkpoints; none
-goes on before what it may read is written, and is seen by all.
+All go through the cells in the same order, one after the other. Process 0 files them and writes the checkpoints, and
+computes those of which nothing is trained; none goes on before what it may read is written, and is seen by all.
 """
 
 import os
@@ -12,13 +12,14 @@ from contextlib import suppress
 import torch
 
 from prunus.core.errors import Invalid
-from prunus.studies.cells import Cell
+from prunus.studies.cells import Cell, work_of
+from prunus.studies.kinds import begin
 from prunus.studies.launch import end_with_starter, started_here
 from prunus.studies.progress import Display, display
 from prunus.studies.resolve import to_yaml
 from prunus.studies.runner import Plan, on_device
 from prunus.studies.schedule import Schedule
-from prunus.studies.work import Diverged, Work
+from prunus.studies.work import GivenUp
 from prunus.training.processes import Processes
 from prunus.training.shared import SharedStack
 
@@ -29,7 +30,7 @@ _PATIENCE = 10.0
 
 
 def take_part(plan: Plan, command: str, *, quiet: bool = False, checkpoint_every: float = 60.0) -> None:
-    """Train what is missing, together with the other processes, each of which does the same.
+    """Do what is missing, together with the other processes, each of which does the same.
 
     Args:
         plan: from `prepare`.
@@ -38,7 +39,7 @@ def take_part(plan: Plan, command: str, *, quiet: bool = False, checkpoint_every
         checkpoint_every: seconds between the checkpoints of a cell.
 
     Raises:
-        Invalid: if cells could not be trained (all others are then finished), or the processes cannot work together.
+        Invalid: if cells could not be done (all others are then finished), or the processes cannot work together.
     """
     if started_here():
         end_with_starter()
@@ -63,10 +64,9 @@ def _take_part(plan: Plan, command: str, quiet: bool, checkpoint_every: float) -
     processes.wait()
     _see(plan, (plan.store.root / study.name / "cells.json").is_file)
     if first and not quiet:
-        print(f"{study.title or study.name}: {len(plan.cells)} cells, {len(missing)} to train", flush=True)
-    iterations = sum(stop - start for start, stop in (cell.span for cell in missing))
-    with display(len(missing), iterations, quiet or not first) as shown:
-        failures = _train(plan, missing, processes, shown, checkpoint_every)
+        print(f"{study.title or study.name}: {len(plan.cells)} cells, {work_of(missing)}", flush=True)
+    with display(missing, quiet or not first) as shown:
+        failures = _do(plan, missing, processes, shown, checkpoint_every)
     processes.wait()
     processes.leave()
     if failures:
@@ -74,27 +74,33 @@ def _take_part(plan: Plan, command: str, quiet: bool, checkpoint_every: float) -
         raise Invalid(failures[0] + more)
 
 
-def _train(plan: Plan, missing: list[Cell], processes: Processes, shown: Display, checkpoint_every: float) -> list[str]:
-    """Train the cells; why some could not be."""
+def _do(plan: Plan, missing: list[Cell], processes: Processes, shown: Display, checkpoint_every: float) -> list[str]:
+    """Do the cells; why some could not be done."""
     store, data, failures = plan.store, on_device(plan, processes.device), []
     schedule, stack = Schedule(missing), SharedStack(processes, checkpoint_every=checkpoint_every)
     while cell := schedule.take():
-        try:
-            work = Work.begin(cell, data[cell.network], store, _watch(shown, cell))
-        except Diverged as error:
-            failures.append(str(error))
-            schedule.given_up(cell)
-            continue
         shown.begin(cell)
-        stack.add(work.lane)
-        while stack.busy:
-            stack.advance()
-        if processes.rank == 0:
-            work.file(store)
-        processes.wait()
+        work, reason = None, None
+        try:
+            if cell.trains or processes.rank == 0:
+                work = begin(cell, data[cell.network], store, _watch(shown, cell))
+            if work and work.lane:
+                stack.add(work.lane)
+                while stack.busy:
+                    stack.advance()
+            if work and processes.rank == 0:
+                work.measure()
+                work.file(store)
+        except GivenUp as error:
+            reason = str(error)
+        if reason := processes.agreed(reason):
+            failures.append(reason)
+            schedule.given_up(cell)
+            shown.given_up(cell)
+            continue
         _see(plan, lambda key=cell.key: store.has(key))
         schedule.filed(cell)
-        shown.end(cell, work.lane.history)
+        shown.end(cell, work.history if work else None)
     return failures
 
 

@@ -5,8 +5,7 @@ Later words win: the preset, then the file, then its variants, then `--set` and 
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from importlib.resources import files
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +13,15 @@ import yaml
 from pydantic import ValidationError
 
 from prunus.core.errors import Invalid, nearest
-from prunus.studies.config import LotteryTicket, Setting
+from prunus.studies.config import Study
 from prunus.studies.explain import explain
-
-#: The studies by name, with their presets: the YAML files under `presets/<name>/`. The first preset is the default.
-STUDIES: Mapping[str, Mapping[str, str]] = {
-    "lottery-ticket": {
-        "quick": "LeNet-300-100 on digits, in a minute",
-        "paper": "LeNet-300-100 on MNIST, as published",
-        "paper-conv": "Conv-2, Conv-4 and Conv-6 on CIFAR-10, as published",
-    }
-}
+from prunus.studies.kinds import KINDS, STUDIES
+from prunus.studies.kinds.kind import Kind
 
 Raw = dict[str, Any]
 
 
-def resolve(study: str, overrides: Iterable[tuple[str, Any]] = (), *, elsewhere: bool = False) -> LotteryTicket:
+def resolve(study: str, overrides: Iterable[tuple[str, Any]] = (), *, elsewhere: bool = False) -> Study[Any]:
     """The study called `study`, or the one in that YAML file, with dotted `overrides` such as `("train.lr", 0.1)`.
 
     Args:
@@ -45,21 +37,17 @@ def resolve(study: str, overrides: Iterable[tuple[str, Any]] = (), *, elsewhere:
     for option in ("study", "preset"):
         if option in assignments:
             raw[option] = assignments.pop(option)
-    kind = raw.setdefault("study", "lottery-ticket")
-    if kind not in list(STUDIES):
-        raise Invalid(f"{source}: study is {kind!r}; {nearest(str(kind), STUDIES)}")
-    preset = raw.setdefault("preset", next(iter(STUDIES[kind])))
-    if preset not in list(STUDIES[kind]):
-        raise Invalid(f"{source}: preset is {preset!r}; {nearest(str(preset), STUDIES[kind])}")
-    under = _preset(kind, preset)
-    own_controls = "control_rounds" in {**raw, **assignments}
-    inherited = None if own_controls else under.pop("control_rounds", None)
-    checked = _checked(_merged(under, raw), assignments, source, elsewhere)
-    if inherited is None:
-        return checked
-    # the preset's control rounds are those of its own number of rounds
-    there = tuple(number for number in inherited if number <= checked.most_rounds)
-    return checked.model_copy(update={"control_rounds": there})
+    name = raw.setdefault("study", "lottery-ticket")
+    if name not in list(STUDIES):
+        raise Invalid(f"{source}: study is {name!r}; {nearest(str(name), STUDIES)}")
+    kind = KINDS[name]
+    preset = raw.setdefault("preset", next(iter(kind.presets)))
+    if preset not in list(kind.presets):
+        raise Invalid(f"{source}: preset is {preset!r}; {nearest(str(preset), kind.presets)}")
+    under = {"name": f"{name}-{preset}", **_load(kind.preset(preset))}
+    said = {key.split(".")[0] for key in (*raw, *assignments)}
+    context = {"elsewhere": elsewhere, "inherited": frozenset(under.keys() - said)}
+    return _checked(kind, _merged(under, raw), assignments, source, context)
 
 
 def parse_assignment(text: str) -> tuple[str, Any]:
@@ -73,9 +61,10 @@ def parse_assignment(text: str) -> tuple[str, Any]:
         raise Invalid(f"--set {text!r}: the value is not YAML ({_one_line(error)})") from error
 
 
-def to_yaml(study: LotteryTicket) -> str:
+def to_yaml(study: Study[Any]) -> str:
     """The resolved study as a file that `prunus run` takes."""
     plain = study.model_dump(mode="json")
+    plain["variants"] = plain.pop("variants")  # last, since they are long
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
 
 
@@ -121,17 +110,13 @@ def _read(study: str) -> tuple[Raw, str]:
     return raw, str(path)
 
 
-def _preset(kind: str, preset: str) -> Raw:
-    path = files("prunus.studies") / "presets" / kind / f"{preset}.yaml"
-    return {"name": f"{kind}-{preset}", **_load(path.read_text(encoding="utf-8"))}
-
-
-def _checked(raw: Raw, assignments: Raw, source: str, elsewhere: bool) -> LotteryTicket:
-    of_settings = {key: value for key, value in assignments.items() if key.split(".")[0] in Setting.model_fields}
+def _checked(kind: Kind, raw: Raw, assignments: Raw, source: str, context: Raw) -> Study[Any]:
+    fields = kind.setting.model_fields
+    of_settings = {key: value for key, value in assignments.items() if key.split(".")[0] in fields}
     for key, value in assignments.items():
         if key not in of_settings:
             _assign(raw, key, value)
-    shared = {key: raw.pop(key) for key in Setting.model_fields if key in raw}
+    shared = {key: raw.pop(key) for key in fields if key in raw}
     variants = raw.get("variants")
     alone = not variants
     if not isinstance(variants or {}, dict):
@@ -146,9 +131,9 @@ def _checked(raw: Raw, assignments: Raw, source: str, elsewhere: bool) -> Lotter
         raw["variants"][name or _model_name(setting)] = setting
     try:
         # as JSON, pydantic is strict about types and still takes a list for a tuple
-        return LotteryTicket.model_validate_json(json.dumps(raw), context={"elsewhere": elsewhere})
+        return kind.config.model_validate_json(json.dumps(raw), context=context)
     except ValidationError as error:
-        raise Invalid(f"{source}: {explain(error, alone)}") from error
+        raise Invalid(f"{source}: {explain(error, kind.config, alone)}") from error
 
 
 def _model_name(setting: Raw) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from prunus.core.summary import Layer
 from prunus.training.history import Evaluation, Outcome
@@ -9,23 +10,25 @@ from prunus.training.history import Evaluation, Outcome
 
 @dataclass(frozen=True)
 class CellResult:
-    """One trained network of a study: a trial, a round, an arm.
+    """What one cell of a study came to: a trial, a round, an arm.
 
     Attributes:
         key: the content hash of all that determines the cell.
         network: the name of the network, such as "lenet-300-100".
         trial: which repetition, from 0.
-        round: how many times the network was pruned; round 0 of the arm "ticket" is the dense network.
-        arm: "ticket", or the control it is compared with: "reinit", "shuffle", "random".
-        kept: how many prunable weights are kept.
-        total: how many prunable weights there are.
-        layers: one row for each prunable parameter.
-        early_stop: the outcome at minimum validation loss.
-        final: the outcome at the end of training.
-        evaluations: the training curve, by iteration.
+        round: its place along the axis of the study. In the lottery-ticket study how many times the network was
+            pruned; round 0 of the arm "ticket" is the dense network.
+        arm: what of the things that the study compares, such as "ticket" or its control "reinit".
+        kept: how many prunable weights are kept; 0 where the cell has no masks.
+        total: how many prunable weights there are; 0 where the cell has no masks.
+        layers: one row for each prunable parameter; none where the cell has no masks.
+        early_stop: the outcome at minimum validation loss; None where nothing was trained.
+        final: the outcome at the end of training; None where nothing was trained.
+        evaluations: the training curve, by iteration; empty where nothing was trained.
         seconds: how long the cell took.
         environment: versions, device, threads, seed: what the numbers depend on besides the config.
         products: how each layer was computed: "dense", "sparse" or "PyTorch".
+        measures: what its kind of study has measured of it beside that, by name.
     """
 
     key: str
@@ -36,12 +39,13 @@ class CellResult:
     kept: int
     total: int
     layers: tuple[Layer, ...]
-    early_stop: Outcome
-    final: Outcome
+    early_stop: Outcome | None
+    final: Outcome | None
     evaluations: tuple[Evaluation, ...]
     seconds: float
     environment: dict[str, str | int]
     products: Mapping[str, str] = field(default_factory=dict)
+    measures: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def density(self) -> float:
@@ -60,6 +64,7 @@ class Results:
         planned: how many cells the whole study has.
         config: the resolved study, as it would be written in YAML.
         command: the command line that makes these results again.
+        kind: the name of the kind of study, which says how it is reported.
     """
 
     study: str
@@ -68,3 +73,4 @@ class Results:
     planned: int
     config: dict
     command: str
+    kind: str = "lottery-ticket"

@@ -3,35 +3,41 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from prunus.core.errors import Invalid
-from prunus.core.masks import Masks
-from prunus.data import DataSet, load
-from prunus.studies.cells import Cell, expand
-from prunus.studies.config import LotteryTicket
+from prunus.data import DataSet
+from prunus.studies.cells import Cell, work_of
+from prunus.studies.config import Study
+from prunus.studies.kinds import KINDS, expand
 from prunus.studies.local import LocalRun
 from prunus.studies.progress import display
 from prunus.studies.resolve import to_yaml
 from prunus.studies.schedule import Schedule
 from prunus.studies.store import Store
-from prunus.studies.work import new_model, rates_by_kind
 
 
 @dataclass(frozen=True)
 class Plan:
     """A study made ready: its cells, the data they need, and where they go."""
 
-    study: LotteryTicket
+    study: Study[Any]
     cells: tuple[Cell, ...]
     data: Mapping[str, DataSet]
     store: Store
 
     @property
     def missing(self) -> list[Cell]:
-        """The cells that are still to be trained, parents first, each once though variants may share it."""
+        """The cells that are still to be done, parents first, each once though variants may share it."""
         return list({cell.key: cell for cell in self.cells if not self.store.has(cell.key)}.values())
+
+    @property
+    def left(self) -> str:
+        """How many cells are still to be trained and to be computed, in words."""
+        missing = self.missing
+        return work_of(missing) if missing or any(cell.trains for cell in self.cells) else "0 to compute"
 
     @property
     def finished(self) -> int:
@@ -39,7 +45,7 @@ class Plan:
         return sum(self.store.has(cell.key) for cell in self.cells)
 
 
-def prepare(study: LotteryTicket, out: Path) -> Plan:
+def prepare(study: Study[Any], out: Path) -> Plan:
     """Load the study's data and lay out its cells; nothing is written.
 
     Raises:
@@ -47,39 +53,25 @@ def prepare(study: LotteryTicket, out: Path) -> Plan:
     """
     if out.exists() and not out.is_dir():
         raise Invalid(f"--out {str(out)!r} is a file; allowed: a folder, made if it is not there")
+    kind = KINDS.look_up(study.study)
     loaded: dict[str, DataSet] = {}
     data: dict[str, DataSet] = {}
     for name, setting in study.variants.items():
         wanted = setting.data.model_dump_json()
         if wanted not in loaded:
-            as_read = load(setting.data.name, validation=setting.data.validation, seed=study.seed)
-            loaded[wanted] = as_read.in_unit_range() if setting.data.scale == "unit" else as_read
+            loaded[wanted] = kind.load(setting, study.seed)
         data[name] = loaded[wanted]
     cells = expand(study, data)
     for name in study.variants:
-        _check(next(cell for cell in cells if cell.network == name), data[name])
+        if first := next((cell for cell in cells if cell.network == name), None):
+            kind.check(first, data[name])
     return Plan(study, tuple(cells), data, Store(out))
-
-
-def _check(cell: Cell, data: DataSet) -> None:
-    """Refuse, before anything is trained, a network that cannot be made or pruned as the study says."""
-    model, prune = cell.setting.model, cell.setting.prune
-    try:
-        network = new_model(cell, data)
-    except (RuntimeError, MemoryError) as error:
-        reason = (str(error).splitlines() or ["out of memory"])[0]
-        what = f"model {model.name!r} of width {model.width}"
-        raise Invalid(f"{cell.network}: {what} cannot be made ({reason})") from error
-    masks = Masks.full(network, exclude=prune.exclude or None)
-    if not masks:
-        raise Invalid(f"{cell.network}: prune.exclude is {list(prune.exclude)}, which leaves no layer to prune")
-    rates_by_kind(network, masks, prune)
 
 
 def run(
     plan: Plan, command: str, *, quiet: bool = False, checkpoint_every: float = 60.0, cores: int | None = None
 ) -> None:
-    """Train what is missing. Stopped at any point, the same call goes on where it was, to the same records.
+    """Do what is missing. Stopped at any point, the same call goes on where it was, to the same records.
 
     Args:
         plan: from `prepare`.
@@ -89,12 +81,12 @@ def run(
         cores: how many cores to use; None is all that this process may use.
 
     Raises:
-        Invalid: if cells could not be trained; all others are then finished.
+        Invalid: if cells could not be done; all others are then finished.
     """
     torch.set_num_threads(plan.study.threads)
     study, missing = plan.study, plan.missing
     plan.store.plan(study.name, to_yaml(study), study.title, command, plan.cells)
-    with display(len(missing), sum(stop - start for start, stop in (c.span for c in missing)), quiet) as shown:
+    with display(missing, quiet) as shown:
         LocalRun(
             Schedule(missing),
             on_device(plan),

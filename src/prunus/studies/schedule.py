@@ -1,4 +1,4 @@
-"""`Schedule`: which cells of a study can be trained next.
+"""`Schedule`: which cells of a study can be done next.
 
 A cell is ready when those it depends on are filed. Of the ready ones, that with the longest line of descendants comes
 first: the rounds of a ticket depend on each other, its controls hold nobody up, so nobody waits at the end.
@@ -38,7 +38,7 @@ class Schedule:
                 self._push(key)
 
     def __len__(self) -> int:
-        """How many cells are not filed, those in training included."""
+        """How many cells are not filed, those under way included."""
         return len(self._left)
 
     @property
@@ -78,7 +78,7 @@ class Schedule:
                 self._push(child)
 
     def given_up(self, cell: Cell) -> None:
-        """The cell cannot be trained: nor can any that depends on it."""
+        """The cell cannot be done: nor can any that depends on it."""
         lost = [cell.key]
         while lost:
             key = lost.pop()
@@ -89,4 +89,4 @@ class Schedule:
         heappush(self._ready[self._cells[key].network], (-self._height[key], self._order[key], key))
 
     def _parents(self, cell: Cell) -> set[str]:
-        return {parent for parent in (cell.start, cell.parent) if parent in self._cells}
+        return {parent for parent in cell.parents if parent in self._cells}

@@ -1,6 +1,6 @@
 """Studies, results, names and ticket files as tables in the terminal."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from inspect import getdoc
 from pathlib import Path
@@ -20,17 +20,34 @@ from prunus.pruning.criteria import CRITERIA
 from prunus.studies.cells import Cell
 from prunus.studies.duration import duration
 from prunus.studies.estimate import Estimate
-from prunus.studies.report.curves import METRICS, curves, networks, percent
-from prunus.studies.resolve import STUDIES
+from prunus.studies.kinds import STUDIES
+from prunus.studies.report.curves import networks
+from prunus.studies.report.tables import rows
+from prunus.studies.report.view import Axis, Metric, Point, view_of
 from prunus.studies.results import Results
 from prunus.studies.runner import Plan
 from prunus.tickets import Ticket
 
+
+class _Presets(Mapping[str, str]):
+    """What there is to say about each preset of each study; looked up only when it is asked for."""
+
+    def __getitem__(self, name: str) -> str:
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def _all(self) -> dict[str, str]:
+        return {f"{study} (preset {name})": about for study, some in STUDIES.items() for name, about in some.items()}
+
+
 #: What can be listed.
 CATALOGUE: Mapping[str, Mapping[str, Any]] = {
-    "studies": {
-        f"{study} (preset {preset})": about for study, presets in STUDIES.items() for preset, about in presets.items()
-    },
+    "studies": _Presets(),
     "models": MODELS,
     "data": DATASETS,
     "criteria": CRITERIA,
@@ -70,30 +87,48 @@ def print_plan(plan: Plan, left: Estimate) -> None:
         finished = sum(plan.store.has(cell.key) for cell in cells)
         table.add_row(network, arm, rounds, str(trials), str(len(cells)), str(finished))
     _print(table)
-    work = (
+    train = (
         f"{left.cells} cells to train, {left.iterations:,} iterations, about {duration(left.seconds)} on this machine"
     )
-    print(work if left.cells else "nothing is left to train")
+    compute = f"{left.computing} cells to compute"
+    parts = [train] * bool(left.cells) + [compute] * bool(left.computing)
+    trains = any(cell.trains for cell in plan.cells)
+    print("; ".join(parts) or f"nothing is left to {'train' if trains else 'compute'}")
 
 
 def print_results(results: Results) -> None:
-    """Print the mean over trials, and the range, for each network, arm and density."""
+    """Print the mean over trials, and the range, for each network, arm and place."""
     print(f"{results.title or results.study}: {len(results.cells)} of {results.planned} cells")
+    view = view_of(results)
     for network in networks(results):
-        title = f"{network}: mean (least–most) of n trials"
-        # without lines and spaces that it can do without: on 80 columns each row stays one line
-        table = RichTable("arm", title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
-        for heading in ("kept, %", "n", "early stop, iteration", "test at stop, %", "test at end, %"):
-            table.add_column(heading, justify="right")
-        by_metric = [curves(results, network, metric) for metric in METRICS]
-        for same_arm in zip(*by_metric, strict=True):
-            for points in zip(*(curve.points for curve in same_arm), strict=True):
-                values = [metric.printed(point) for metric, point in zip(METRICS, points, strict=True)]
-                shown = [f"{v['mean']} ({v['range']})" if v["range"] else v["mean"] for v in values]
-                table.add_row(same_arm[0].arm, percent(points[0].density), str(points[0].n), *shown)
+        for axis, metrics in view.tables:
+            if found := rows(results, network, axis):
+                arms = list(view.words)
+                found.sort(key=lambda row: arms.index(row[0]))  # each arm's rows stay in the order of the axis
+                _print(_table_of(f"{network}: mean (least–most) of n trials", axis, metrics, found))
+                print()
+
+
+def _table_of(
+    title: str, axis: Axis, metrics: Sequence[Metric], found: Sequence[tuple[str, list[Point | None]]]
+) -> RichTable:
+    # without lines and spaces that it can do without: on 80 columns each row stays one line
+    table = RichTable("arm", title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
+    if axis.each:
+        table.add_column(axis.each)
+    for heading in (axis.short or axis.label, "n", *(metric.short or metric.heading for metric in metrics)):
+        table.add_column(heading, justify="right")
+    before = found[0][0]
+    for arm, points in found:
+        if arm != before:
             table.add_section()
-        _print(table)
-        print()
+        before = arm
+        first = next(p for p in points if p)
+        values = [m.printed(p) if p else {"mean": "–", "range": ""} for m, p in zip(metrics, points, strict=True)]
+        shown = [f"{v['mean']} ({v['range']})" if v["range"] else v["mean"] for v in values]
+        each = [first.name] if axis.each else []
+        table.add_row(arm, *each, axis.shown(first.x), str(first.n), *shown)
+    return table
 
 
 def print_ticket(path: Path) -> None:

@@ -5,8 +5,9 @@
       partial/              checkpoints of cells under way
       <study>/              study.yaml  cells.json  and the report
 
-`records.json` holds what the cell's identity determines, bit for bit; `about.json` what it does not: when, how long,
-with which versions. Two studies in one folder share the cells that they have in common.
+A cell of which there are no masks, or no weights that others need, lacks those files. `records.json` holds what the
+cell's identity determines, bit for bit; `about.json` what it does not: when, how long, with which versions. Two studies
+in one folder share the cells that they have in common.
 """
 
 import json
@@ -25,7 +26,7 @@ from torch import Tensor
 from prunus.core.errors import Invalid, nearest
 from prunus.core.files import new_folder, read_tensors, write_json, write_tensors, write_text
 from prunus.core.summary import Layer
-from prunus.studies.cells import Cell
+from prunus.studies.cells import START, Cell
 from prunus.studies.results import CellResult, Results
 from prunus.tickets import Ticket
 from prunus.training import Evaluation, History, Outcome
@@ -61,8 +62,8 @@ class Store:
         with _damaged(folder):
             return read_tensors(folder / "trained.safetensors")[0]
 
-    def history(self, key: str) -> History:
-        """What the cell's training left behind.
+    def history(self, key: str) -> History | None:
+        """What the cell's training left behind; None if there was none.
 
         Raises:
             Invalid: if the file is damaged.
@@ -70,6 +71,8 @@ class Store:
         folder = self.root / "cells" / key
         with _damaged(folder):
             records = json.loads((folder / "records.json").read_text(encoding="utf-8"))
+            if "evaluations" not in records:
+                return None
             evaluations = tuple(Evaluation(**_numbers(e)) for e in records["evaluations"])
             return History(evaluations, records["final"]["train_accuracy"])
 
@@ -80,20 +83,37 @@ class Store:
     def add(
         self,
         cell: Cell,
-        ticket: Ticket,
-        history: History,
+        ticket: Ticket | None,
+        history: History | None,
         about: Mapping[str, Any],
         trained: Mapping[str, Tensor] | None,
+        *,
+        layers: Sequence[Layer] | None = None,
+        measures: Mapping[str, Any] | None = None,
     ) -> None:
-        """File a finished cell, and remove its checkpoint."""
-        records = {
-            "kept": ticket.masks.kept,
-            "total": ticket.masks.total,
-            "layers": [asdict(layer) for layer in ticket.masks.layers],
-            "early_stop": _plain(history.early_stop),
-            "final": _plain(history.final),
-            "evaluations": [_plain(e) for e in history.evaluations],
+        """File a finished cell, and remove its checkpoint.
+
+        Args:
+            cell: which.
+            ticket: the masks, and weights, that it began with; None files none.
+            history: of its training; None where there was none.
+            about: what its identity does not determine.
+            trained: the weights that it was trained to, if others need them.
+            layers: one row for each prunable parameter; default those of the ticket's masks.
+            measures: what else there is to report of it, JSON-able.
+        """
+        if layers is None:
+            layers = ticket.masks.layers if ticket else ()
+        records: dict[str, Any] = {
+            "kept": sum(layer.kept for layer in layers),
+            "total": sum(layer.total for layer in layers),
+            "layers": [asdict(layer) for layer in layers],
         }
+        if history:
+            records["early_stop"], records["final"] = _plain(asdict(history.early_stop)), _plain(asdict(history.final))
+            records["evaluations"] = [_plain(asdict(e)) for e in history.evaluations]
+        if measures:
+            records["measures"] = _plain(measures)
         path = self.root / "cells" / cell.key
         # what somebody has left of a cell, without its records; the folder is listed, since another machine may have
         # filed the cell just now, and a shared disk goes on for a while saying that a file is not there
@@ -103,7 +123,8 @@ class Store:
             write_json(folder / "cell.json", cell.identity)
             write_json(folder / "records.json", records)
             write_json(folder / "about.json", about)
-            ticket.save(folder / "ticket.safetensors")
+            if ticket is not None:
+                ticket.save(folder / "ticket.safetensors")
             if trained is not None:
                 write_tensors(folder / "trained.safetensors", trained, {"cell": cell.key})
         self.partial(cell.key).unlink(missing_ok=True)
@@ -131,10 +152,11 @@ class Store:
             config = dict(yaml.safe_load((folder / "study.yaml").read_text(encoding="utf-8")))
         with _damaged(folder / "cells.json"):
             plan = json.loads((folder / "cells.json").read_text(encoding="utf-8"))
-            rows = [row for row in plan["cells"] if row["arm"] != "start"]
+            rows = [row for row in plan["cells"] if row["arm"] != START]
             title, command = plan["title"], plan["command"]
+        kind = str(config.get("study", "lottery-ticket"))
         done = tuple(self._result(row) for row in rows if self.has(row["key"]))
-        return Results(name, title, done, len(rows), config, command)
+        return Results(name, title, done, len(rows), config, command, kind)
 
     def _result(self, row: Mapping[str, Any]) -> CellResult:
         folder = self.root / "cells" / row["key"]
@@ -146,22 +168,45 @@ class Store:
                 kept=records["kept"],
                 total=records["total"],
                 layers=tuple(Layer(r["name"], tuple(r["shape"]), r["kept"]) for r in records["layers"]),
-                early_stop=Outcome(**_numbers(records["early_stop"])),
-                final=Outcome(**_numbers(records["final"])),
-                evaluations=tuple(Evaluation(**_numbers(e)) for e in records["evaluations"]),
+                **_training(records),
                 seconds=about["seconds"],
                 environment=about["environment"],
                 products=about.get("products", {}),
+                measures=_numbers(dict(records.get("measures", {}))),
             )
 
 
-def _plain(record: Evaluation | Outcome) -> dict[str, Any]:
-    """The record as JSON, which has no NaN: a loss that is not finite is written as a word."""
-    return {n: str(v) if isinstance(v, float) and not isfinite(v) else v for n, v in asdict(record).items()}
+def _training(records: Mapping[str, Any]) -> dict[str, Any]:
+    """What the records say of a training, if there was one."""
+    if "evaluations" not in records:
+        return {"early_stop": None, "final": None, "evaluations": ()}
+    return {
+        "early_stop": Outcome(**_numbers(records["early_stop"])),
+        "final": Outcome(**_numbers(records["final"])),
+        "evaluations": tuple(Evaluation(**_numbers(e)) for e in records["evaluations"]),
+    }
 
 
-def _numbers(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {n: float(v) if isinstance(v, str) else v for n, v in record.items()}
+#: JSON has no such numbers: they are written as words.
+_WORDS = ("nan", "inf", "-inf")
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON can say it."""
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
+
+
+def _numbers(value: Any) -> Any:
+    """The inverse."""
+    if isinstance(value, dict):
+        return {name: _numbers(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_numbers(inner) for inner in value]
+    return float(value) if isinstance(value, str) and value in _WORDS else value
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""The work on one cell: its starting point, its lane, its files."""
+"""The work on one cell: what it consists of, and its files. What is to be done is said by its kind of study."""
 
 import os
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,78 +13,78 @@ from torch import nn
 
 from prunus._version import __version__
 from prunus.core.errors import Invalid
-from prunus.core.masks import Masks
-from prunus.core.seeds import derive, generator
+from prunus.core.seeds import generator
+from prunus.core.summary import Layer
 from prunus.data import DataSet
 from prunus.kernels import native
 from prunus.models import build
-from prunus.models.roles import kind_of
-from prunus.studies.cells import Cell, recipe_of
-from prunus.studies.config import PruneConfig
+from prunus.studies.cells import Cell
 from prunus.studies.store import Store
-from prunus.tickets import Ticket, randomised, reinitialised, shuffled
-from prunus.tickets.rounds import prune_round
+from prunus.tickets import Ticket
 from prunus.tickets.ticket import snapshot
-from prunus.training import Lane
-from prunus.training.lane import Watch
+from prunus.training import History, Lane
 
 
-class Diverged(Invalid):
-    """A ticket cannot be made, since the network that it is pruned from was trained to no number."""
+class GivenUp(Invalid):
+    """A cell cannot be done, nor any that depends on it; the others can."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Work:
-    """A cell in training: the ticket it starts from, and its lane."""
+    """A cell under way, or one that is done already if nothing is to be trained.
+
+    Attributes:
+        cell: what it is the work on.
+        lane: what is to be trained; None where there is nothing.
+        ticket: the masks, and the weights where others need them, that are filed; None files none.
+        layers: one row for each prunable parameter; default those of the ticket's masks, none without a ticket.
+        measures: numbers and words by name, JSON-able: what there is to report beside the training.
+        after: more measures, of the model that was trained, which is in evaluation mode.
+        keep_trained: whether the trained weights are filed, since other cells need them.
+        seconds: what it took beside the training.
+    """
 
     cell: Cell
-    ticket: Ticket
-    lane: Lane
+    lane: Lane | None = None
+    ticket: Ticket | None = None
+    layers: Sequence[Layer] = ()
+    measures: Mapping[str, Any] = field(default_factory=dict)
+    after: Callable[[nn.Module], Mapping[str, Any]] | None = None
+    keep_trained: bool = False
+    seconds: float = 0.0
 
-    @classmethod
-    def begin(cls, cell: Cell, data: DataSet, store: Store, watch: Watch | None = None) -> "Work":
-        """The work on `cell`, whose parents are in `store`; a checkpoint left by an earlier try will be used.
+    def __post_init__(self) -> None:
+        if self.ticket and not self.layers:
+            self.layers = self.ticket.masks.layers
 
-        Args:
-            cell: what to train.
-            data: its data, on the device to train on.
-            store: where its parents lie and where it goes.
-            watch: called with each evaluation.
+    @property
+    def history(self) -> History | None:
+        """What the training left behind; None where there was none."""
+        return self.lane.history if self.lane else None
+
+    def measure(self) -> None:
+        """Take the measures of the trained model.
 
         Raises:
-            Diverged: if its parent was trained to no number.
-            Invalid: if a file of its parents is damaged.
+            GivenUp: if there is nothing to measure.
         """
-        model = new_model(cell, data)
-        ticket = starting_point(cell, model, data, store)
-        model.load_state_dict(ticket.weights)
-        start, stop = cell.span
-        lane = Lane(
-            model.to(data.train.images.device),
-            data,
-            recipe_of(cell.setting, len(data.train), retrain=cell.round > 0),
-            masks=ticket.masks,
-            seed=derive(cell.seed, "training"),
-            start=start,
-            stop=stop,
-            watch=watch,
-            checkpoint=store.partial(cell.key),
-        )
-        return cls(cell, ticket, lane)
+        if self.lane and self.after:
+            began = time.monotonic()
+            self.measures = {**self.measures, **self.after(self.lane.model)}
+            self.seconds += time.monotonic() - began
 
     def file(self, store: Store) -> None:
         """Put the finished cell into `store`."""
+        lane = self.lane
+        device = lane.device if lane else torch.device(self.cell.identity.get("device", "cpu"))
         about = {
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(self.lane.seconds, 3),
-            "environment": environment(self.lane.device),
-            "products": self.lane.products,
+            "seconds": round(self.seconds + (lane.seconds if lane else 0.0), 3),
+            "environment": environment(device, self.cell.identity.get("threads")),
+            "products": lane.products if lane else {},
         }
-        if self.cell.arm in ("start", "ticket"):
-            store.add(self.cell, self.ticket, self.lane.history, about, snapshot(self.lane.model))
-        else:
-            # a control's weights are a function of its seed, and no other cell needs them
-            store.add(self.cell, replace(self.ticket, weights={}), self.lane.history, about, None)
+        trained = snapshot(lane.model) if lane and self.keep_trained else None
+        store.add(self.cell, self.ticket, self.history, about, trained, layers=self.layers, measures=self.measures)
 
 
 def new_model(cell: Cell, data: DataSet, *stream: object) -> nn.Module:
@@ -93,56 +94,35 @@ def new_model(cell: Cell, data: DataSet, *stream: object) -> nn.Module:
     return build(name, data.input_shape, len(data.classes), width=width, generator=draw)
 
 
-def starting_point(cell: Cell, model: nn.Module, data: DataSet, store: Store) -> Ticket:
-    """The masks and weights that the cell is trained from; `model` is as it was initialised."""
-    if cell.arm in ("start", "ticket"):
-        return _ticket(cell, model, store)
-    assert cell.parent is not None
-    ticket = store.ticket(cell.parent)
-    masks = generator(cell.seed, "masks", cell.arm, cell.round)
-    fresh = snapshot(new_model(cell, data, cell.arm, cell.round))
-    match cell.arm:
-        case "reinit":
-            return reinitialised(ticket, fresh)
-        case "shuffle":
-            return shuffled(ticket, masks)
-        case _:
-            return randomised(ticket, fresh, masks)
+def check_model(cell: Cell, data: DataSet) -> nn.Module:
+    """The cell's network, as a check that there can be one.
+
+    Raises:
+        Invalid: if it cannot be made for this data, or there is no memory for it.
+    """
+    model = cell.setting.model
+    try:
+        return new_model(cell, data)
+    except (RuntimeError, MemoryError) as error:
+        reason = (str(error).splitlines() or ["out of memory"])[0]
+        what = f"model {model.name!r} of width {model.width}"
+        raise Invalid(f"{cell.network}: {what} cannot be made ({reason})") from error
 
 
-def _ticket(cell: Cell, model: nn.Module, store: Store) -> Ticket:
-    prune = cell.setting.prune
-    weights = store.trained(cell.start) if cell.start else snapshot(model)
-    masks = Masks.full(model, exclude=prune.exclude or None)
-    if cell.round:
-        assert cell.parent is not None
-        parent = store.ticket(cell.parent)
-        trained = store.trained(cell.parent)
-        if diverged := [name for name in masks if trained[name].isnan().any()]:
-            raise Diverged(f"{cell.label}: {diverged[0]} was trained to NaN a round earlier; lower train.lr")
-        masks = prune_round(trained, parent.masks, rates_by_kind(model, parent.masks, prune), prune.scope)
-        weights = weights if prune.retrain == "reset" else trained
-    return Ticket(masks, weights, cell.round, {"study": "lottery-ticket", "cell": dict(cell.identity)})
+def environment(device: torch.device, threads: int | None = None) -> Mapping[str, Any]:
+    """What the numbers may depend on besides the cell's identity.
 
-
-def rates_by_kind(model: nn.Module, masks: Masks, prune: PruneConfig) -> dict[str, float]:
-    """The rate of each masked parameter, by what its layer is."""
-    output = prune.rate / 2 if prune.scope == "layerwise" else prune.rate
-    rates = {"fc": prune.rate, "conv": prune.conv_rate, "output": prune.output_rate}
-    defaults = {"fc": prune.rate, "conv": prune.rate, "output": output}
-    kinds = {name: kind_of(model, name) for name in masks}
-    return {name: defaults[k] if (rate := rates[k]) is None else rate for name, k in kinds.items()}
-
-
-def environment(device: torch.device) -> Mapping[str, Any]:
-    """What the numbers may depend on besides the cell's identity."""
+    Args:
+        device: what was computed on.
+        threads: PyTorch's; default those of this thread.
+    """
     return {
         "prunus": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "threads": torch.get_num_threads(),
+        "threads": threads or torch.get_num_threads(),
         "kernels": module.instruction_set() if (module := native()) else "PyTorch's",
         "cores": os.cpu_count() or 0,
     }

@@ -1,4 +1,4 @@
-"""What runs on a worker: the cells that it is given are trained as they would be at home, and told of as they go.
+"""What runs on a worker: the cells that it is given are done as they would be at home, and told of as they go.
 
 A worker is one process of `prunus run --workers`. It loads the study's data once, and trains whatever it is given in
 one thread, by `LocalRun`. The driver asks it for news again and again, and gives it more cells with each question.
@@ -20,8 +20,9 @@ from pydantic import ValidationError
 
 from prunus.core.errors import Invalid
 from prunus.studies.cells import Cell
-from prunus.studies.config import LotteryTicket
+from prunus.studies.config import Study
 from prunus.studies.explain import explain
+from prunus.studies.kinds import KINDS
 from prunus.studies.local import LocalRun
 from prunus.studies.runner import on_device, prepare
 from prunus.studies.schedule import Schedule
@@ -65,10 +66,10 @@ class News:
 
     | kind | key | what |
     | --- | --- | --- |
-    | begun | of a cell in training | |
+    | begun | of a cell under way | |
     | evaluated | of a cell | its `Evaluation` |
-    | filed | of a cell | its `History` |
-    | given up | of a cell that cannot be trained | why |
+    | filed | of a cell | its `History`; None where nothing was trained |
+    | given up | of a cell that cannot be done | why |
     | room | name of a variant that more cells can be trained of at once | |
     | failed | | the error, which ends the study |
     """
@@ -114,7 +115,7 @@ class Worker:
             if self._plan.store.has(key):  # by a worker that was thought to be lost
                 self._news.put(News("filed", key, self._plan.store.history(key)))
                 continue
-            if not all(appears(self._plan.store, parent) for parent in (cell.start, cell.parent) if parent):
+            if not all(appears(self._plan.store, parent) for parent in cell.parents):
                 self._news.put(News("failed", what=Invalid(f"{cell.label}: {_not_shared(self._plan.store.root)}")))
                 continue
             self._schedule.give(cell)
@@ -181,7 +182,7 @@ class Fed(Schedule):
         self.lost: list[Cell] = []
 
     def give(self, cell: Cell) -> None:
-        """Let the cell be trained; called from another thread."""
+        """Let the cell be done; called from another thread."""
         self._given.put(cell)
 
     def wait(self) -> None:
@@ -216,7 +217,7 @@ class Fed(Schedule):
         return cell
 
     def given_up(self, cell: Cell) -> None:
-        """The cell cannot be trained."""
+        """The cell cannot be done."""
         self.lost.append(cell)
         super().given_up(cell)
 
@@ -244,9 +245,12 @@ class Told:
         """The cell was evaluated."""
         self._tell(News("evaluated", cell.key, evaluation))
 
-    def end(self, cell: Cell, history: History) -> None:
+    def end(self, cell: Cell, history: History | None) -> None:
         """The cell is finished and filed."""
         self._tell(News("filed", cell.key, history))
+
+    def given_up(self, cell: Cell) -> None:
+        """The worker tells of it, with the reason."""
 
 
 def shell() -> type:
@@ -315,11 +319,13 @@ def appears(store: Store, key: str, seconds: float | None = None) -> bool:
     return True
 
 
-def _study(text: str) -> LotteryTicket:
+def _study(text: str) -> Study[Any]:
+    raw = json.loads(text)
+    config = KINDS.look_up(raw["study"]).config
     try:
-        return LotteryTicket.model_validate_json(text, context={"elsewhere": False})
+        return config.model_validate_json(text)
     except ValidationError as error:
-        raise Invalid(explain(error, alone=len(json.loads(text)["variants"]) == 1)) from error
+        raise Invalid(explain(error, config, alone=len(raw["variants"]) == 1)) from error
 
 
 def _check_shared(out: Path, name: str, content: str) -> None:

@@ -1,4 +1,4 @@
-"""Training the cells of a study on Ray workers: `prunus run --workers`.
+"""Doing the cells of a study on Ray workers: `prunus run --workers`.
 
 The driver, which is the process that was started, keeps the graph of the study. It hands out cells that are ready,
 hears of each as soon as it is filed, and hands out those that have become ready by it. What a worker holds is all that
@@ -46,7 +46,7 @@ _UNEASY = 30.0
 def run_on_workers(
     plan: Plan, command: str, where: Where, *, quiet: bool = False, checkpoint_every: float = 60.0
 ) -> None:
-    """Train what is missing on workers, to the same records as `prunus.studies.runner.run` does.
+    """Do what is missing on workers, to the same records as `prunus.studies.runner.run` does.
 
     Args:
         plan: from `prepare`.
@@ -57,7 +57,7 @@ def run_on_workers(
 
     Raises:
         Invalid: if there can be no such workers, one of them refuses, or a cell loses its worker again and again; at
-            the end, if there were cells that could not be trained: all others are then finished.
+            the end, if there were cells that could not be done: all others are then finished.
     """
     study, missing = plan.study, plan.missing
     demand = (study.device, study.threads, len(missing), memory_of_a_worker())
@@ -70,8 +70,7 @@ def run_on_workers(
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             crew = crew_there(nodes, where.address or "", *demand)
         plan.store.plan(study.name, to_yaml(study), study.title, command, plan.cells)
-        iterations = sum(stop - start for start, stop in (cell.span for cell in missing))
-        with _mark(plan.store.root) as token, display(len(missing), iterations, quiet) as shown:
+        with _mark(plan.store.root) as token, display(missing, quiet) as shown:
             brief = Brief(
                 study=_absolute(plan),
                 out=os.path.abspath(plan.store.root),
@@ -200,12 +199,13 @@ class RemoteRun:
                 del hand.held[cell.key]
                 self._failures[cell.key] = news.what
                 self._schedule.given_up(cell)
+                self._shown.given_up(cell)
 
     def _begin(self, cell: Cell) -> None:
         self._begun.add(cell.key)
         self._shown.begin(cell)
 
-    def _end(self, cell: Cell, history: History) -> None:
+    def _end(self, cell: Cell, history: History | None) -> None:
         if cell.key not in self._begun:
             self._begin(cell)
         self._filed.append(cell.key)

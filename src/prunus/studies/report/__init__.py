@@ -10,15 +10,13 @@ from pathlib import Path
 
 from prunus.core.errors import Invalid, nearest
 from prunus.core.files import write_bytes, write_text
-from prunus.studies.report.curves import METRICS, curves, networks
+from prunus.studies.report.curves import curves, networks
 from prunus.studies.report.figure import figure_files
 from prunus.studies.report.page import page
-from prunus.studies.report.style import ARMS
+from prunus.studies.report.view import view_of
 from prunus.studies.results import Results
 
 __all__ = ["Report", "write_report"]
-
-COLUMNS = ("network", "arm", "round", "density_percent", "metric", "mean", "min", "max", "n")
 
 
 @dataclass(frozen=True)
@@ -66,20 +64,31 @@ def check(results: Results) -> None:
     """
     if not results.cells:
         raise Invalid(f"the study {results.study!r} has no finished cell to report; run it first")
+    arms, lines = view_of(results).arms, view_of(results).lines
     for cell in results.cells:
-        if cell.arm not in ARMS:
-            raise Invalid(f"cell {cell.key} has the arm {cell.arm!r}; {nearest(cell.arm, ARMS)}")
+        if cell.arm not in arms and cell.arm not in lines:
+            raise Invalid(f"cell {cell.key} has the arm {cell.arm!r}; {nearest(cell.arm, arms)}")
 
 
 def table(results: Results) -> str:
-    """The numbers of the figure as CSV; densities and accuracies in percent."""
+    """The numbers of the figure and of the tables as CSV; densities and accuracies in percent.
+
+    Each axis has a column for places on it, and one for what a value is of where a cell has several.
+    """
+    view = view_of(results)
+    axes = [axis for axis, _ in view.tables]
+    each = list(dict.fromkeys(axis.each for axis in axes if axis.each))
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    places = [axis.key for axis in axes]
+    writer.writerow(("network", "arm", "round", *places, *each, "metric", "mean", "min", "max", "n"))
     for network in networks(results):
-        for metric in METRICS:
+        for metric in (*view.metrics, *view.columns):
+            axis = view.axis_of(metric)
             for curve in curves(results, network, metric):
                 for p in curve.points:
+                    where = [f"{p.x:.10g}" if key == axis.key else "" for key in places]
+                    names = [p.name if name == axis.each else "" for name in each]
                     numbers = (f"{x:.10g}" for x in (p.mean, p.low, p.high))
-                    writer.writerow((network, curve.arm, p.round, f"{p.density:.10g}", metric.key, *numbers, p.n))
+                    writer.writerow((network, curve.arm, p.round, *where, *names, metric.key, *numbers, p.n))
     return text.getvalue()

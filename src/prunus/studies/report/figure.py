@@ -1,31 +1,27 @@
-"""The lottery-ticket figure: early stop and accuracies against the weights that remain.
+"""The figure of a study: its metrics against its axis, means over trials with bars from the least to the greatest."""
 
-Drawn as in Frankle & Carbin, "The Lottery Ticket Hypothesis: Finding Sparse, Trainable Neural Networks", ICLR
-2019: a log axis from dense at the left to sparse at the right; the mean over trials with bars from the least to
-the greatest.
-"""
-
-from collections.abc import Sequence
 from io import BytesIO
-from math import log
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from prunus.studies.report.curves import METRICS, Curve, Metric, called, curves, dense, networks, percent, trials
-from prunus.studies.report.style import ARMS, LIGHT, Theme, rc
+from prunus.studies.report.axes import x_axis, y_axis
+from prunus.studies.report.curves import all_lines, curves, lines, networks
+from prunus.studies.report.style import DASHES, Theme, light, rc
+from prunus.studies.report.view import Axis, Curve, Line, Metric, View, view_of
+from prunus.studies.report.words import called, trials
 from prunus.studies.results import Results
 
 NO_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+PANEL = 10 / 3  # inches
 
 
 def figure_files(results: Results) -> tuple[bytes, bytes]:
-    """The figure as PNG (2000 pixels wide) and as SVG (text as outlines)."""
-    with matplotlib.rc_context(rc(LIGHT, text_as_text=False)):
+    """The figure as PNG (667 pixels wide for each panel of a row) and as SVG (text as outlines)."""
+    with matplotlib.rc_context(rc(light(view_of(results).arms), text_as_text=False)):
         figure = draw(results)
         return saved(figure, "png", dpi=200), saved(figure, "svg", metadata=NO_METADATA)
 
@@ -39,43 +35,51 @@ def saved(figure: Figure, kind: str, **options: Any) -> bytes:
 
 def draw(results: Results) -> Figure:
     """The whole figure: one row of panels for each network, one legend, a line that says what it shows."""
-    names = networks(results)
-    figure = Figure(figsize=(10, 0.85 + 2.75 * len(names)), facecolor=LIGHT.paper, layout="constrained")
+    view, names = view_of(results), networks(results)
+    theme, width = light(view.arms), max(2, len(view.metrics)) * PANEL
+    figure = Figure(figsize=(width, 0.85 + 2.75 * len(names)), facecolor=theme.paper, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.03, hspace=0.05)  # pyright: ignore
-    panels = figure.subplots(len(names), len(METRICS), squeeze=False)
+    panels = figure.subplots(len(names), len(view.metrics), squeeze=False)
     for i, (row, network) in enumerate(zip(panels, names, strict=True)):
-        for axes, metric in zip(row, METRICS, strict=True):
-            draw_panel(axes, results, network, metric, LIGHT)
-            axes.set_xlabel("Weights remaining (%)" if i == len(names) - 1 else "")
+        for axes, metric in zip(row, view.metrics, strict=True):
+            draw_panel(axes, results, network, metric, theme)
+            axes.set_xlabel(view.axis_of(metric).label if i == len(names) - 1 else "")
         if len(names) > 1:
-            row[0].set_ylabel(called(network), color=LIGHT.ink, weight="bold", labelpad=8, parse_math=False)
-    figure.legend(handles=_legend(results), loc="outside upper left", ncols=5, handlelength=2.2, columnspacing=1.4)
-    figure.supxlabel(caption(results), x=0.012, ha="left", fontsize=8.5, color=LIGHT.muted, parse_math=False)
+            row[0].set_ylabel(called(network), color=theme.ink, weight="bold", labelpad=8, parse_math=False)
+    legend, columns = _legend(results, theme), int(width / 2)
+    figure.legend(handles=legend, loc="outside upper left", ncols=columns, handlelength=2.2, columnspacing=1.4)
+    figure.supxlabel(caption(results), x=0.012, ha="left", fontsize=8.5, color=theme.muted, parse_math=False)
     return figure
 
 
 def draw_panel(axes: Axes, results: Results, network: str, metric: Metric, theme: Theme) -> None:
-    """One panel: a curve for each arm, and the level of the dense network as a dotted line."""
+    """One panel: a curve for each arm, and lines to compare with, such as the level of the dense network."""
+    view = view_of(results)
     shown = curves(results, network, metric)
-    axes.set_title(metric.title + (f" ({metric.unit})" if metric.unit else ""))
-    _weights_axis(axes, _densities(results, network))
+    compared = lines(results, network, metric, shown)
+    axes.set_title(metric.heading)
+    axis = view.axis_of(metric)
+    x_axis(axes, axis, _places(results, network, axis), [line.x for line in compared if line.x is not None])
     if not shown:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=theme.muted)
         return
-    if level := dense(shown):
-        axes.axhline(level.mean, color=theme.muted, ls=(0, (1, 1.8)), lw=1.4, zorder=1.5, gid="arm_dense_0")
-    for curve in reversed(shown):  # the ticket is drawn last, on top
-        _draw_curve(axes, curve, theme)
-    _value_axis(axes, metric, [c for m in METRICS if m.unit == metric.unit for c in curves(results, network, m)])
+    for i, line in enumerate(compared):
+        _draw_line(axes, view, line, theme, i)
+    for curve in reversed(shown):  # the first arm is drawn last, on top
+        if curve.arm in view.arms:
+            _draw_curve(axes, view, metric, curve, theme)
+    together = [m for m in view.metrics if m is metric or (m.share and m.share == metric.share)]
+    y_axis(axes, metric, [c for m in together for c in curves(results, network, m)], compared)
 
 
 def caption(results: Results) -> str:
     """What the figure shows, in one line: networks, trials, how much of the study is there."""
     names = networks(results)
-    points = [p for n in names for m in METRICS for c in curves(results, n, m) for p in c.points]
+    metrics = view_of(results).metrics
+    points = [p for n in names for m in metrics for c in curves(results, n, m) for p in c.points]
     said = [", ".join(called(n) for n in names)]
-    if max(p.n for p in points) > 1:
+    if max((p.n for p in points), default=1) > 1:
         said.append(f"mean of {trials(points)}, bars from least to greatest")
     else:
         said.append("1 trial")
@@ -84,73 +88,51 @@ def caption(results: Results) -> str:
     return "  ·  ".join(said)
 
 
-def thinned(densities: Sequence[float], apart: float) -> list[float]:
-    """Those of the densities that a log axis has room to label: always the first and the last.
-
-    Args:
-        densities: in percent, in descending order.
-        apart: least distance of two labels, as a fraction of the axis from the first to the last.
-    """
-    first, *rest = densities
-    if not rest:
-        return [first]
-    last = rest.pop()
-    room = apart * log(first / last)
-    chosen = [first]
-    for density in rest:
-        if log(chosen[-1] / density) >= room and log(density / last) >= room:
-            chosen.append(density)
-    return [*chosen, last]
-
-
-def _draw_curve(axes: Axes, curve: Curve, theme: Theme) -> None:
-    x = [p.density for p in curve.points]
+def _draw_curve(axes: Axes, view: View, metric: Metric, curve: Curve, theme: Theme) -> None:
+    x = [p.x for p in curve.points]
     mean = [p.mean for p in curve.points]
     reach = [[p.mean - p.low for p in curve.points], [p.high - p.mean for p in curve.points]]
-    colour, marker = theme.arms[curve.arm], ARMS[curve.arm].marker
-    drawn = axes.errorbar(
-        x, mean, reach, color=colour, marker=marker, mec=theme.paper, mew=0.5, elinewidth=1, capsize=1.8, zorder=3
-    )
+    marker, style = view.arms[curve.arm].look.marker, "-" if metric.joined else "none"
+    how: dict[str, Any] = {"mec": theme.paper, "mew": 0.5, "elinewidth": 1, "capsize": 1.8, "zorder": 3}
+    drawn = axes.errorbar(x, mean, reach, color=theme.arms[curve.arm], marker=marker, ls=style, **how)
     line, caps, bars = drawn.lines
     for i, artist in enumerate((line, *caps, *bars)):
         if artist is not None:
             artist.set_gid(f"arm_{curve.arm}_{i}")
 
 
-def _densities(results: Results, network: str) -> list[float]:
-    points = {p.round: p.density for m in METRICS for c in curves(results, network, m) for p in c.points}
-    return sorted(set(points.values()), reverse=True)
+def _draw_line(axes: Axes, view: View, line: Line, theme: Theme, number: int) -> None:
+    how: dict[str, Any] = {**_dashed(view, line.name, theme), "zorder": 1.5, "gid": f"arm_{line.name}_{number}"}
+    if line.y is not None:
+        axes.axhline(line.y, **how)
+    if line.x is not None:
+        axes.axvline(line.x, **how)
+    if line.points:
+        axes.plot(*zip(*line.points, strict=True), marker="", **how)
 
 
-def _weights_axis(axes: Axes, densities: Sequence[float]) -> None:
-    most, least = densities[0], densities[-1]
-    edge = max((most / least) ** 0.04, 1.05)
-    axes.set_xscale("log")
-    axes.set_xlim(most * edge, least / edge)
-    axes.xaxis.set_major_locator(FixedLocator(thinned(densities, apart=0.12)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda density, _: percent(density)))
+def _dashed(view: View, name: str, theme: Theme) -> dict[str, Any]:
+    return {"color": theme.muted, "ls": DASHES[list(view.lines).index(name) % len(DASHES)], "lw": 1.4}
 
 
-def _value_axis(axes: Axes, metric: Metric, measured: Sequence[Curve]) -> None:
-    # The two accuracies have one axis, so that they can be compared across panels.
-    low = min(p.low for c in measured for p in c.points)
-    high = max(p.high for c in measured for p in c.points)
-    if metric.unit:
-        margin = 0.06 * (high - low) or 0.5
-        axes.set_ylim(low - margin, high + margin)
-    else:
-        axes.set_ylim(0, 1.06 * high or 1)
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=not metric.unit, steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}" if metric.unit else f"{v:,.0f}"))
+def _places(results: Results, network: str, axis: Axis) -> list[float]:
+    """Where the points of all panels with this axis lie; one number for each place of cells."""
+    view = view_of(results)
+    metrics = [m for m in view.metrics if view.axis_of(m).key == axis.key]
+    points = [p for m in metrics for c in curves(results, network, m) for p in c.points]
+    return list({(p.place, p.name): p.x for p in points}.values())
 
 
-def _legend(results: Results) -> list[Line2D]:
+def _legend(results: Results, theme: Theme) -> list[Line2D]:
+    view = view_of(results)
     present = {cell.arm for cell in results.cells}
     handles = [
-        Line2D([], [], color=arm.colour, marker=arm.marker, mec=LIGHT.paper, mew=0.5, label=arm.words)
-        for name, arm in ARMS.items()
+        Line2D([], [], color=arm.look.colour, marker=arm.look.marker, mec=theme.paper, mew=0.5, label=arm.words)
+        for name, arm in view.arms.items()
         if name in present
     ]
-    level = Line2D([], [], color=LIGHT.muted, ls=(0, (1, 1.8)), lw=1.4, label="dense network")
-    return [*handles, level] if any(c.arm == "ticket" and c.round == 0 for c in results.cells) else handles
+    drawn = set(all_lines(results))
+    return [
+        *handles,
+        *(Line2D([], [], label=words, **_dashed(view, n, theme)) for n, words in view.lines.items() if n in drawn),
+    ]

@@ -17,7 +17,7 @@
     return node;
   }
 
-  const dot = (arm) => element("span", { class: "dot", style: `--colour:var(--${arm})` });
+  const dot = (arm) => element("span", { class: "dot", style: `--colour:var(--arm-${arm})` });
 
   // Light and dark: the system's choice until the button is pressed, then the reader's.
   function theme() {
@@ -109,12 +109,12 @@
     all(".panel").forEach((box, i) => {
       const { title, unit, frame, stops } = data.panels[i];
       pointing(box, () => stops.map((stop) => stop.x), () => frame, (at, x, y) => {
-        const { density, rows } = stops[at];
+        const { place, rows } = stops[at];
         const shown = rows.filter((row) => !hidden.has(row.arm));
         const counts = new Set(shown.map((row) => row.n));
         const n = counts.size === 1 ? `, n = ${shown[0].n}` : "";
-        const cells = shown.map((row) => [row.arm, row.mean + (unit && ` ${unit}`), row.range, ...(n ? [] : [`n = ${row.n}`])]);
-        show(title, `${density} % of the weights${n}`, cells, x, y);
+        const cells = shown.map((row) => [row.arm, ...(row.name ? [row.name] : []), row.mean + (unit && ` ${unit}`), row.range, ...(n ? [] : [`n = ${row.n}`])]);
+        show(title, place + n, cells, x, y);
       });
     });
   }
@@ -145,19 +145,19 @@
       const cells = net().cells;
       const arms = Object.keys(data.arms).filter((arm) => cells.some((c) => c.arm === arm));
       fill(ofArm, [["", "all"], ...arms.map((arm) => [arm, data.arms[arm]])]);
-      fill(ofRound, net().rounds.map((r) => [r.round, r.round ? `${r.density} %` : `${r.density} % (dense)`]));
+      fill(ofRound, net().rounds.map((r) => [r.round, r.words]));
       fill(ofMeasure, measures.filter((m) => cells.some((c) => c[m.key])).map((m) => [m.key, m.words]));
     }
 
-    // The cells to draw, grouped by arm, each with its trials and their mean where all trials have a value.
+    // The cells to draw, grouped by arm, each with its trials and their mean where all trials have a value. What has a
+    // name of its own, such as the dense network, is there whatever is chosen.
     function gather() {
       const key = ofMeasure.value;
       const round = Number(ofRound.value);
-      const isDense = (c) => c.arm === "ticket" && c.round === 0;
-      const wanted = (c) => isDense(c) || (c.round === round && (!ofArm.value || c.arm === ofArm.value));
+      const wanted = (c) => c.base || (c.round === round && (!ofArm.value || c.arm === ofArm.value));
       const byArm = new Map();
       for (const c of net().cells.filter((c) => c[key] && wanted(c))) {
-        const arm = isDense(c) ? "dense" : c.arm;
+        const arm = c.base || c.arm;
         if (!byArm.has(arm)) byArm.set(arm, []);
         byArm.get(arm).push({ stop: c.stop, values: new Map(grids[c.grid].map((at, i) => [at, c[key][i]])) });
       }
@@ -222,7 +222,7 @@
       const path = (points) =>
         [...points].filter(([, v]) => Number.isFinite(v)).map(([at, v], i) => `${i ? "L" : "M"}${toX(at).toFixed(1)},${toY(v).toFixed(1)}`).join("");
       for (const { arm, trials, mean } of [...groups].reverse()) {
-        const colour = `stroke:var(--${arm})`;
+        const colour = `stroke:var(--arm-${arm})`;
         if (trials.length > 1) for (const t of trials) lines.append(drawn("path", { class: "trial", style: colour, d: path(t.values) }));
         lines.append(drawn("path", { class: "mean", style: colour, d: path(mean), "data-arm": arm }));
         for (const t of trials) svg.append(drawn("line", { style: colour, "stroke-width": 1.5, x1: toX(t.stop), x2: toX(t.stop), y1: bottom, y2: bottom + 6 }));
@@ -233,8 +233,7 @@
 
     fill(chosen, networks.map((n, i) => [i, n.name]));
     choices();
-    const near = (r) => Math.abs(Math.log(r.part / 20));
-    ofRound.value = net().rounds.reduce((best, r) => (near(r) < near(best) ? r : best)).round;
+    ofRound.value = net().first;
     section.hidden = false;
     form.addEventListener("change", () => {
       choices();

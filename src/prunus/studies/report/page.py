@@ -10,36 +10,38 @@ from markupsafe import Markup
 
 from prunus._version import __version__
 from prunus.studies.report import tables
-from prunus.studies.report.curves import METRICS, called, networks
+from prunus.studies.report.curves import all_lines, networks
 from prunus.studies.report.panel import panel
 from prunus.studies.report.reading import reading
-from prunus.studies.report.style import ARMS
 from prunus.studies.report.training import training
+from prunus.studies.report.view import view_of
+from prunus.studies.report.words import called
 from prunus.studies.results import Results
 
 
 def page(results: Results) -> str:
     """The HTML of the page."""
+    view = view_of(results)
     rows = []
     for i, network in enumerate(networks(results)):
-        panels = [panel(results, network, metric, f"p{i}{j}") for j, metric in enumerate(METRICS)]
+        panels = [panel(results, network, metric, f"p{i}{j}") for j, metric in enumerate(view.metrics)]
         rows.append({"name": called(network), "panels": panels})
     data = {
-        "arms": {"dense": "dense network", **{name: arm.words for name, arm in ARMS.items()}},
+        "arms": view.words,
         "panels": [p.places for row in rows for p in row["panels"]],
         "training": training(results),
     }
-    present = {cell.arm for cell in results.cells}
+    present, drawn = {cell.arm for cell in results.cells}, set(all_lines(results))
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     return environment.from_string(_resource("page.html.j2")).render(
         results=results,
         title=results.title or results.study,
         version=__version__,
         rows=rows,
-        arms={name: arm for name, arm in ARMS.items() if name in present},
-        has_dense=any(c.arm == "ticket" and c.round == 0 for c in results.cells),
+        view=view,
+        arms={name: arm for name, arm in view.arms.items() if name in present},
+        lines={name: words for name, words in view.lines.items() if name in drawn},
         has_curves=any(c.evaluations for c in results.cells),
-        metrics=METRICS,
         reading=reading(results),
         networks=tables.all_networks(results),
         facts=tables.facts(results),

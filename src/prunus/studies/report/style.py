@@ -1,8 +1,39 @@
-"""The house style of figures: the arms' names, colours and markers; fonts, lines and themes."""
+"""The house style of figures: colours and markers; fonts, lines and themes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a curve is drawn.
+
+    Attributes:
+        colour: on white paper.
+        dark: on dark paper.
+        marker: matplotlib's name of its marker.
+        shape: the same marker as an SVG path of about ten units around the origin, for the page's legend.
+    """
+
+    colour: str
+    dark: str
+    marker: str
+    shape: str
+
+
+#: Looks that are told apart by colour-blind eyes: the colours of Okabe and Ito, "Color universal design", 2008, in an
+#: order in which neighbours differ most, the yellow darkened for white paper; and a marker of its own for each.
+PALETTE = (
+    Look("#0072b2", "#56b4e9", "o", "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0z"),
+    Look("#d55e00", "#f08a3c", "s", "M-3.6,-3.6h7.2v7.2h-7.2z"),
+    Look("#009e73", "#35c79a", "^", "M0,-4.4L4.4,3.6H-4.4z"),
+    Look("#cc79a7", "#e29bc4", "D", "M0,-4.8L4.8,0L0,4.8L-4.8,0z"),
+    Look("#e69f00", "#f5c24c", "v", "M0,4.4L4.4,-3.6H-4.4z"),
+    Look("#000000", "#ffffff", "P", "M-1.5,-4.4h3v2.9h2.9v3h-2.9v2.9h-3v-2.9h-2.9v-3h2.9z"),
+    Look("#56b4e9", "#a6dcff", "<", "M-4.4,0L3.6,-4.4V4.4z"),
+    Look("#9a8700", "#f0e442", ">", "M4.4,0L-3.6,-4.4V4.4z"),
+)
 
 
 @dataclass(frozen=True)
@@ -11,23 +42,24 @@ class Arm:
 
     Attributes:
         words: its name in the legend.
-        colour: from the palette of Okabe and Ito, "Color universal design", 2008: told apart by colour-blind eyes.
-        marker: matplotlib's name of its marker.
-        shape: the same marker as an SVG path of about ten units around the origin, for the page's legend.
+        look: how it is drawn.
     """
 
     words: str
-    colour: str
-    marker: str
-    shape: str
+    look: Look
 
 
-ARMS: Mapping[str, Arm] = {
-    "ticket": Arm("winning ticket", "#0072b2", "o", "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0z"),
-    "reinit": Arm("random re-initialisation", "#d55e00", "s", "M-3.6,-3.6h7.2v7.2h-7.2z"),
-    "shuffle": Arm("layerwise-shuffled mask", "#009e73", "^", "M0,-4.4L4.4,3.6H-4.4z"),
-    "random": Arm("random mask, new weights", "#cc79a7", "D", "M0,-4.8L4.8,0L0,4.8L-4.8,0z"),
-}
+def arms(words: Mapping[str, str]) -> dict[str, Arm]:
+    """Arms in the colours of the palette.
+
+    Args:
+        words: the words of each arm, by its name in records; at most as many as the palette has looks.
+    """
+    return {name: Arm(said, look) for (name, said), look in zip(words.items(), PALETTE[: len(words)], strict=True)}
+
+
+#: How lines to compare with are dashed, in their order.
+DASHES = ((0, (1, 1.8)), (0, (5, 2)), (0, (5, 2, 1, 2)), (0, (9, 3)))
 
 
 @dataclass(frozen=True)
@@ -41,23 +73,25 @@ class Theme:
     arms: Mapping[str, str]
 
 
-LIGHT = Theme("#1d2024", "#6a6f76", "#e7e8ea", "#ffffff", {name: arm.colour for name, arm in ARMS.items()})
+def light(arms: Mapping[str, Arm]) -> Theme:
+    """The colours of the figure's files."""
+    return Theme("#1d2024", "#6a6f76", "#e7e8ea", "#ffffff", {name: arm.look.colour for name, arm in arms.items()})
 
-# Colours that stand for CSS variables: drawn like any other, then replaced in the SVG text (see panel.py).
-STAND_INS = {
-    "ink": "#0a0b01",
-    "muted": "#0a0b02",
-    "grid": "#0a0b03",
-    "paper": "#0a0b04",
-    **{name: f"#0a0b{i:02x}" for i, name in enumerate(ARMS, start=16)},
-}
-THEMED = Theme(
-    STAND_INS["ink"],
-    STAND_INS["muted"],
-    STAND_INS["grid"],
-    STAND_INS["paper"],
-    {name: STAND_INS[name] for name in ARMS},
-)
+
+def stand_ins(arms: Iterable[str]) -> dict[str, str]:
+    """Colours that stand for CSS variables: drawn like any other, then replaced in the SVG text (see panel.py)."""
+    roles = ("ink", "muted", "grid", "paper")
+    return {
+        **{name: f"#0a0b{i:02x}" for i, name in enumerate(roles, start=1)},
+        **{f"arm-{name}": f"#0a0b{i:02x}" for i, name in enumerate(arms, start=16)},
+    }
+
+
+def themed(arms: Mapping[str, Arm]) -> Theme:
+    """The colours of a page's drawings, which are stand-ins."""
+    there = stand_ins(arms)
+    of_arms = {name: there[f"arm-{name}"] for name in arms}
+    return Theme(there["ink"], there["muted"], there["grid"], there["paper"], of_arms)
 
 
 def rc(theme: Theme, *, text_as_text: bool) -> dict[Any, Any]:

@@ -1,10 +1,11 @@
 """The training curves, thinned to what a page can hold: the data of its explorer."""
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from math import isfinite
+from math import isfinite, log
 
-from prunus.studies.report.curves import called, networks, percent
+from prunus.studies.report.curves import networks
+from prunus.studies.report.view import View, view_of
+from prunus.studies.report.words import called
 from prunus.studies.results import CellResult, Evaluation, Results
 
 # Name in the page's data, name in words, how to read it; accuracies in percent.
@@ -21,22 +22,54 @@ MOST = 160  # evaluations of a curve: more than a chart of this size can show
 
 def training(results: Results) -> dict:
     """The curves of all cells, by network; cells with the same evaluations share their list of iterations."""
+    view = view_of(results)
     most = max(16, min(MOST, ROOM // (len(MEASURES) * len(results.cells))))
     grids: list[list[int]] = []
     by_network = []
     for network in networks(results):
         cells = [c for c in results.cells if c.network == network and c.evaluations]
-        density = defaultdict(float, {c.round: 100 * c.density for c in cells})
-        rounds = sorted(density, key=lambda r: -density[r])
+        if not cells:
+            continue
+        rounds = _rounds(view, cells)
         by_network.append(
             {
                 "name": called(network),
-                "rounds": [{"round": r, "density": percent(density[r]), "part": density[r]} for r in rounds],
-                "cells": [_cell(cell, grids, most) for cell in cells],
+                "rounds": rounds,
+                "first": _first(view, cells, [r["round"] for r in rounds]),
+                "cells": [_cell(view, cell, grids, most) for cell in cells],
             }
         )
     measures = [{"key": key, "words": words} for key, words, _ in MEASURES]
     return {"measures": measures, "grids": grids, "networks": by_network}
+
+
+def _rounds(view: View, cells: Sequence[CellResult]) -> list[dict]:
+    """The places of the cells in the order of the axis; one that has a name of its own says it."""
+    places = {c.round: _place(view, c) for c in cells}
+    names: dict[int, set[str]] = {}
+    for c in cells:
+        name = view.called(c.arm, c.round)
+        names.setdefault(c.round, set()).add(name if name in view.lines else "")
+    made = []
+    for round_ in sorted(places, key=places.__getitem__, reverse=view.axis.descending):
+        (name, *others) = names[round_]
+        words = view.axis.with_unit(places[round_]) if view.axis.x else str(round_)
+        made.append({"round": round_, "words": f"{words} ({name})" if name and not others else words})
+    return made
+
+
+def _first(view: View, cells: Sequence[CellResult], rounds: Sequence[int]) -> int:
+    """The place to begin with: the nearest to the axis's typical one, else that in the middle."""
+    typical = view.axis.typical
+    if typical is None:
+        return rounds[len(rounds) // 2]
+    distance = (lambda x: abs(log(x / typical)) if x > 0 else 1e9) if view.axis.log else (lambda x: abs(x - typical))
+    away = {c.round: distance(_place(view, c)) for c in cells}
+    return min(rounds, key=away.__getitem__)
+
+
+def _place(view: View, cell: CellResult) -> float:
+    return view.axis.x(cell) if view.axis.x else cell.round
 
 
 def thinned(evaluations: Sequence[Evaluation], most: int) -> list[Evaluation]:
@@ -47,16 +80,18 @@ def thinned(evaluations: Sequence[Evaluation], most: int) -> list[Evaluation]:
     return [evaluations[round(i * last / (most - 1))] for i in range(most)]
 
 
-def _cell(cell: CellResult, grids: list[list[int]], most: int) -> dict:
+def _cell(view: View, cell: CellResult, grids: list[list[int]], most: int) -> dict:
     kept = thinned(cell.evaluations, most)
     grid = [e.iteration for e in kept]
     if grid not in grids:
         grids.append(grid)
     curves = {key: [_short(value(e)) for e in kept] for key, _, value in MEASURES}
+    name = view.called(cell.arm, cell.round)
     return {
         "arm": cell.arm,
+        **({"base": name} if name in view.lines else {}),
         "round": cell.round,
-        "stop": cell.early_stop.iteration,
+        "stop": cell.early_stop.iteration if cell.early_stop else 0,
         "grid": grids.index(grid),
         **{key: values for key, values in curves.items() if any(v is not None for v in values)},
     }
