@@ -22,9 +22,10 @@ def synflow(model: nn.Module, shape: tuple[int, ...], density: float, rounds: in
         tensor.abs_()
     weights = weights_of(model)
     masks = {n: torch.ones_like(w) for n, w in weights.items()}
+    one = torch.ones(1, *shape, dtype=next(iter(weights.values())).dtype)
     for done in range(1, rounds + 1):
         model.zero_grad()
-        outputs = functional_call(model, {n: w * masks[n] for n, w in weights.items()}, (torch.ones(1, *shape),))
+        outputs = functional_call(model, {n: w * masks[n] for n, w in weights.items()}, (one,))
         outputs.sum().backward()
         scores = {n: (masks[n] * w.grad * w).detach().abs() for n, w in weights.items() if w.grad is not None}
         masks = thresholded(scores, masks, density ** (done / rounds))

@@ -16,6 +16,9 @@ from prunus.core.masks import Masks
 from prunus.core.params import prunable
 from prunus.core.probing import Batch, Probe, tensors_in, untouched
 
+#: What a buffer holds below this is no weight.
+MASKED = -1e3
+
 #: What `Flow.run` calls for each weight: its name, its absolute value, and the gradient of R, which it may write to.
 Each = Callable[[str, Tensor, Tensor], None]
 
@@ -58,7 +61,7 @@ class Flow:
             for n, p in model.named_parameters()
             if n not in named and p.is_floating_point()
         }
-        buffers = {n: b.detach().to(dtype).abs() for n, b in model.named_buffers() if b.is_floating_point()}
+        buffers = {n: _positive(b.detach().to(dtype)) for n, b in model.named_buffers() if b.is_floating_point()}
         self._probe = Probe(model, {**self.weights, **others, **buffers}, dtype)
 
     def run(self, each: Each) -> float:
@@ -78,7 +81,7 @@ class Flow:
         ]
         try:
             with untouched(self._model):
-                with Linearised(self._norm):
+                with Linearised(self._norm, self._model):
                     outputs = tensors_in(self._probe(self._inputs))
                 if not outputs:
                     raise Invalid(f"{type(self._model).__name__} gives no floating-point tensors, so no flow")
@@ -124,8 +127,13 @@ def _absolute(weight: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor
     return there if mask is None else there.mul_(mask.to(there.device))
 
 
+def _positive(buffer: Tensor) -> Tensor:
+    """The absolute values, but for what is so far below zero that it is there to mask attention."""
+    return torch.where(buffer < MASKED, buffer, buffer.abs())
+
+
 def _ones(given: Tensor) -> Tensor:
-    one = given[:1]
+    one = given[:1] if given.dim() else given
     return torch.ones_like(one) if one.is_floating_point() else one
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from prunus.core.errors import Invalid
 from prunus.core.params import device_of
-from prunus.core.probing import Batch, untouched
+from prunus.core.probing import Batch, Probe, untouched
 
 #: Sides of images, and lengths of sequences, that are tried: the usual ones, smaller ones first.
 SIDES = (32, 28, 64, 84, 96, 112, 128, 160, 192, 224, 240, 256, 299, 384, 512, 16, 8)
@@ -20,8 +20,9 @@ def example_of(model: nn.Module, given: Any = None) -> Batch:
     Args:
         model: any `nn.Module`.
         given: an input or a batch, in any of the usual forms. Default: what the model itself says that it takes
-            (`dummy_inputs` of Transformers, `default_cfg` of timm); or else ones for its first layer, of the
-            smallest usual size that it takes and where each tap of each convolution sees more than padding.
+            (`dummy_inputs` or `image_size` of Transformers, `default_cfg` of timm); or else ones for its first
+            layer, of the smallest usual size that it takes and where each tap of each convolution sees more than
+            padding; or tokens, where the first layer is an embedding.
 
     Raises:
         Invalid: if nothing is given and nothing was found.
@@ -33,8 +34,14 @@ def example_of(model: nn.Module, given: Any = None) -> Batch:
 
 
 def _said(model: nn.Module) -> Batch | None:
+    main = getattr(model, "main_input_name", None)
+    if main == "pixel_values":  # Transformers' dummy inputs are tokens for all models
+        sizes: Any = getattr(model, "config", None)
+        side = getattr(sizes, "image_size", 224)
+        sides = (side, side) if isinstance(side, int) else tuple(side)
+        return Batch((), {main: _ones(model, (getattr(sizes, "num_channels", 3), *sides))})
     dummy = getattr(model, "dummy_inputs", None)
-    if isinstance(dummy, dict) and dummy:
+    if isinstance(dummy, dict) and dummy and main in (None, *dummy):
         return Batch((), dummy)
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     size = config.get("input_size") if isinstance(config, dict) else None
@@ -43,14 +50,16 @@ def _said(model: nn.Module) -> Batch | None:
 
 def _tried(model: nn.Module) -> Batch:
     fallback = None
-    for shape in _shapes(model):
+    double = any(p.dtype == torch.float64 for p in model.parameters())
+    probe = Probe(model, {}, torch.float64 if double else torch.float32)
+    for given in _candidates(model):
         taps: list[bool] = []
         hooks = [m.register_forward_hook(_sees(taps)) for m in model.modules() if isinstance(m, _CONVS)]
-        batch = Batch((_ones(model, shape),))
+        batch = Batch((given,))
         try:
             with untouched(model), torch.no_grad():
-                model(*batch.args)
-        except Exception:  # noqa: S112 - whatever a model raises at a shape, it does not take it
+                probe(batch)
+        except Invalid:
             continue
         finally:
             for hook in hooks:
@@ -69,8 +78,15 @@ def _tried(model: nn.Module) -> Batch:
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def _shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
-    first = next((m for m in model.modules() if isinstance(m, (nn.Linear, *_CONVS))), None)
+def _candidates(model: nn.Module) -> Iterator[Tensor]:
+    first = next((m for m in model.modules() if isinstance(m, (nn.Embedding, nn.Linear, *_CONVS))), None)
+    if isinstance(first, nn.Embedding):
+        yield from (torch.zeros(1, length, dtype=torch.long, device=device_of(model)) for length in (8, 16, 32))
+    else:
+        yield from (_ones(model, shape) for shape in _shapes(first))
+
+
+def _shapes(first: Any) -> Iterator[tuple[int, ...]]:
     if isinstance(first, nn.Linear):
         yield (first.in_features,)
         yield from ((side, first.in_features) for side in (8, 16, 32))  # a sequence
@@ -81,7 +97,7 @@ def _shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
         if 3 * side * side == first.in_features:
             yield (3, side, side)
     elif first is not None:
-        dims = _CONVS.index(type(first)) + 1 if type(first) in _CONVS else 2
+        dims = next(i for i, kind in enumerate(_CONVS, 1) if isinstance(first, kind))
         yield from ((first.in_channels, *[side] * dims) for side in SIDES)
 
 
@@ -91,7 +107,8 @@ def _sees(taps: list[bool]) -> Any:
     def hook(conv: nn.Conv2d, args: tuple[Tensor, ...], output: Tensor) -> None:
         sides = zip(args[0].shape[2:], output.shape[2:], conv.kernel_size, strict=True)
         for i, (before, after, taps_here) in enumerate(sides):
-            padding = conv.padding[i] if isinstance(conv.padding, tuple) else conv.dilation[i] * (taps_here - 1) // 2
+            same = conv.dilation[i] * (taps_here - 1) // 2 if conv.padding == "same" else 0
+            padding = same if isinstance(conv.padding, str) else conv.padding[i]
             for tap in range(taps_here):
                 start = tap * conv.dilation[i] - padding
                 places = range(start, start + conv.stride[i] * after, conv.stride[i])

@@ -5,10 +5,12 @@ Within `with Linearised():` the other parts of a network are taken as follows, i
 
 - normalisation multiplies by a constant: BatchNorm by |γ| / √(var + ε) of its running statistics, all others
   (LayerNorm, GroupNorm, RMSNorm, …) by |γ| / the size of what they get; nothing is shifted. Or it does nothing;
-- activations (GELU, SiLU, tanh, ReLU6, …) do nothing; gates (sigmoid) multiply by the constant σ(x) / x;
+- activations (GELU, SiLU, tanh, ReLU6, …) do nothing, nor does clamping; gates (sigmoid) multiply by the constant
+  σ(x) / x, so that what is gated and the gate each carry all that flows through both;
 - attention adds up the values in proportion to the scores themselves, softmax(QKᵀ) being QKᵀ / Σ QKᵀ with a constant
   denominator: so queries, keys and values each carry all of what flows through a head;
-- embeddings are ones: what a network is given is ones in each place;
+- embeddings are ones: what a network is given is ones in each place; rotary embeddings do not rotate (cos is 1 and
+  sin is 0 of what does not depend on the weights);
 - dropout does nothing.
 
 The constants are those of the pass itself. It is meant for networks of non-negative weights and inputs.
@@ -19,7 +21,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.overrides import TorchFunctionMode
 
@@ -35,10 +37,13 @@ class Linearised(TorchFunctionMode):
 
     Args:
         norm: what normalisation does.
+        model: whose activations of Transformers are found beforehand. Default: they are looked for in every module
+            that runs, which torch warns of where modules are compiled.
     """
 
-    def __init__(self, norm: str = "scale") -> None:
+    def __init__(self, norm: str = "scale", model: nn.Module | None = None) -> None:
         super().__init__()
+        self._model = model
         self._rules = {**_RULES, **(dict.fromkeys(_SCALED, _input) if norm == "identity" else _SCALED)}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -47,17 +52,25 @@ class Linearised(TorchFunctionMode):
         return func(*args, **(kwargs or {})) if rule is None else rule(*args, **(kwargs or {}))
 
     def __enter__(self) -> "Linearised":
-        self._hook = register_module_forward_hook(_pass_by)
+        if self._model is None:
+            self._hooks = [register_module_forward_hook(_pass_by)]
+        else:
+            self._hooks = [m.register_forward_hook(_pass_by) for m in self._model.modules() if _is_activation(m)]
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
         super().__exit__(*error)
 
 
-def _pass_by(module: Any, args: tuple[Any, ...], _output: Any) -> Any:
+def _is_activation(module: nn.Module) -> bool:
     """Transformers' activations are written out in many operations, so they are known by their class."""
-    return args[0] if type(module).__module__ == "transformers.activations" and len(args) == 1 else None
+    return type(module).__module__ == "transformers.activations"
+
+
+def _pass_by(module: nn.Module, args: tuple[Any, ...], _output: Any) -> Any:
+    return args[0] if len(args) == 1 and _is_activation(module) else None
 
 
 def _input(input: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -88,7 +101,8 @@ def _layer_norm(
     eps: float | None = 1e-5,
     *_: Any,
 ) -> Tensor:
-    normal = _sized(input, tuple(range(-len(normalized_shape), 0)), eps or 0.0)
+    least = torch.finfo(input.dtype).eps if eps is None else eps
+    normal = _sized(input, tuple(range(-len(normalized_shape), 0)), least)
     return normal if weight is None else normal * weight.abs()
 
 
@@ -119,7 +133,14 @@ def _instance_norm(
     eps: float = 1e-5,
     *_: Any,
 ) -> Tensor:
+    if running_var is not None and not use_input_stats:
+        return _batch_norm(input, running_mean, running_var, weight, bias, eps=eps)
     return _by_channel(_sized(input, tuple(range(2, input.dim())), eps), weight)
+
+
+def _local_response_norm(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    there = input.detach()
+    return input * torch.where(there == 0, 1.0, F.local_response_norm(there, *args, **kwargs) / there)
 
 
 def _sized(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
@@ -139,18 +160,50 @@ def _sigmoid(input: Tensor, *_: Any, **__: Any) -> Tensor:
     return input * torch.where(input == 0, 0.25, torch.sigmoid(input) / input).detach()
 
 
+def _sigmoid_(input: Tensor) -> Tensor:
+    return input.copy_(_sigmoid(input.clone()))
+
+
+def _glu(input: Tensor, dim: int = -1) -> Tensor:
+    passed, gate = input.chunk(2, dim)
+    return passed * _sigmoid(gate)
+
+
 def _softmax(input: Tensor, dim: int | None = None, *_: Any, **__: Any) -> Tensor:
     """In proportion to what is given; what a mask has put far below zero gets nothing."""
     positive = input.clamp(min=0)
-    return positive / positive.detach().sum(-1 if dim is None else dim, keepdim=True).clamp_min(_LEAST)
+    total = positive.detach().sum(-1 if dim is None else dim, keepdim=True)
+    return positive / total.clamp_min(torch.finfo(total.dtype).tiny)
 
 
-def _constant(input: Tensor, *_: Any, **__: Any) -> Tensor:
-    return torch.rsqrt(input).detach()
+def _constant(func: Rule) -> Rule:
+    return lambda x, *_, **__: func(x.detach())
+
+
+def _unless_constant(func: Rule) -> Rule:
+    """Of what depends on the weights: itself."""
+    return lambda x, *args, **kwargs: x if x.requires_grad else func(x, *args, **kwargs)
 
 
 def _embedding(input: Tensor, weight: Tensor, *_: Any, **__: Any) -> Tensor:
     return weight.new_ones(*input.shape, weight.shape[1])
+
+
+def _embedding_bag(
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Tensor:
+    bags = len(input) if offsets is None else len(offsets) - include_last_offset
+    return weight.new_ones(bags, weight.shape[1])
 
 
 def _attention(
@@ -166,8 +219,15 @@ def _attention(
     if enable_gqa:
         shared = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(shared, -3), value.repeat_interleave(shared, -3)
+    return _shares(query, key, attn_mask, is_causal, scale) @ value
+
+
+def _shares(
+    query: Tensor, key: Tensor, mask: Tensor | None, causal: bool = False, scale: float | None = None
+) -> Tensor:
+    """Which part of each value a query gets."""
     scores = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
-    return _softmax(_masked(scores, attn_mask, is_causal)) @ value
+    return _softmax(_masked(scores, mask, causal))
 
 
 def _masked(scores: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
@@ -204,30 +264,46 @@ def _multi_head(
     static_v: Tensor | None = None,
     average_attn_weights: bool = True,
     is_causal: bool = False,
-) -> tuple[Tensor, None]:
-    """`nn.MultiheadAttention`, (sequence, batch, features) in and out. No attention weights are handed back."""
+    attend: Rule = _attention,
+) -> tuple[Tensor, Tensor | None]:
+    """`nn.MultiheadAttention`, (sequence, batch, features) in and out, by a rule for attention itself."""
     separate = (q_proj_weight, k_proj_weight, v_proj_weight)
     weights = separate if use_separate_proj_weight or in_proj_weight is None else in_proj_weight.chunk(3)
     biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
     batched = query.dim() == 3
-    parts = [
-        _heads(F.linear(x if batched else x.unsqueeze(1), w, b), num_heads)  # pyright: ignore
+    q, k, v = (
+        F.linear(x if batched else x.unsqueeze(1), w, b)  # pyright: ignore
         for x, w, b in zip((query, key, value), weights, biases, strict=True)
-    ]
-    mask = None if attn_mask is None else (~attn_mask if attn_mask.dtype == torch.bool else attn_mask)
-    if mask is not None and mask.dim() == 3:
-        mask = mask.view(-1, num_heads, *mask.shape[1:])
-    mixed = _attention(*parts, attn_mask=mask)
-    out = F.linear(mixed.permute(2, 0, 1, 3).flatten(2), out_proj_weight, out_proj_bias)
-    return out if batched else out.squeeze(1), None
+    )
+    masks = [_added(attn_mask, q), _added(key_padding_mask, q)]
+    if masks[0] is not None and masks[0].dim() == 3:
+        masks[0] = masks[0].view(-1, num_heads, *masks[0].shape[1:])
+    if masks[1] is not None:
+        masks[1] = masks[1].view(-1, 1, 1, masks[1].shape[-1])
+    if bias_k is not None and bias_v is not None:
+        k, v = (torch.cat([x, b.expand(1, *x.shape[1:])]) for x, b in ((k, bias_k), (v, bias_v)))
+        masks = [None if mask is None else F.pad(mask, (0, 1)) for mask in masks]
+    present = [mask for mask in masks if mask is not None]
+    mask = sum(present[1:], present[0]) if present else None
+    q, k, v = (_heads(x, num_heads) for x in (q, k, v))  # `add_zero_attn` adds a key of zeros, which gets no share
+    out = F.linear(attend(q, k, v, attn_mask=mask).permute(2, 0, 1, 3).flatten(2), out_proj_weight, out_proj_bias)
+    shares = _shares(q, k, mask) if need_weights else None
+    if shares is not None and average_attn_weights:
+        shares = shares.mean(1)
+    return (out, shares) if batched else (out.squeeze(1), None if shares is None else shares.squeeze(0))
+
+
+def _added(mask: Tensor | None, like: Tensor) -> Tensor | None:
+    """A mask as what is added to scores; a bool one is True where there is to be no attention."""
+    if mask is None or mask.is_floating_point():
+        return mask
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask, -torch.inf)
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
     """(sequence, batch, features) as (batch, head, sequence, features of the head)."""
     return x.unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)
 
-
-_LEAST = 1e-30  # below what any sum of scores is, and not zero in 32 bits
 
 _SCALED: dict[Any, Rule] = {
     F.batch_norm: _batch_norm,
@@ -239,22 +315,38 @@ _SCALED: dict[Any, Rule] = {
     F.group_norm: _group_norm,
     torch.group_norm: _group_norm,
     F.instance_norm: _instance_norm,
+    torch.instance_norm: _instance_norm,
+    F.local_response_norm: _local_response_norm,
     F.normalize: _normalize,
 }
 
 _PASSED_BY = (
     *(F.gelu, F.silu, F.mish, F.elu, F.selu, F.celu, F.softplus, F.softsign, F.logsigmoid, F.prelu, F.rrelu),
-    *(F.tanh, torch.tanh, Tensor.tanh, F.hardtanh, F.relu6, F.hardswish, F.tanhshrink, F.log_softmax),
-    *(torch.log_softmax, Tensor.log_softmax, torch.selu, torch.celu),
+    *(F.elu_, F.selu_, F.celu_, F.rrelu_, F.hardtanh_, torch.selu, torch.celu, torch.rrelu, torch.prelu),
+    *(torch.selu_, torch.celu_, torch.rrelu_, Tensor.prelu),
+    *(F.tanh, torch.tanh, torch.tanh_, Tensor.tanh, Tensor.tanh_, F.hardtanh, F.relu6, F.hardswish),
+    *(F.tanhshrink, F.softshrink, F.hardshrink, torch.hardshrink, Tensor.hardshrink),
+    *(F.threshold, torch.threshold, torch.threshold_),
+    *(F.log_softmax, torch.log_softmax, torch.special.log_softmax, Tensor.log_softmax),
     *(F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout),
 )
+_SIGMOIDS = (torch.sigmoid, Tensor.sigmoid, torch.special.expit, F.sigmoid, F.hardsigmoid)
+_SOFTMAXES = (F.softmax, F.softmin, torch.softmax, torch.special.softmax, Tensor.softmax)
+_CLAMPS = (torch.clamp, Tensor.clamp, torch.clip, Tensor.clip, torch.clamp_max, Tensor.clamp_max)
 
 _RULES: dict[Any, Rule] = {
     **dict.fromkeys(_PASSED_BY, _input),
-    **dict.fromkeys((torch.sigmoid, Tensor.sigmoid, F.sigmoid, F.hardsigmoid), _sigmoid),
-    **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax), _softmax),
-    **dict.fromkeys((torch.rsqrt, Tensor.rsqrt), _constant),
+    **dict.fromkeys(_SIGMOIDS, _sigmoid),
+    **dict.fromkeys((torch.sigmoid_, Tensor.sigmoid_), _sigmoid_),
+    F.glu: _glu,
+    **dict.fromkeys(_SOFTMAXES, _softmax),
+    **dict.fromkeys((torch.rsqrt, Tensor.rsqrt), _constant(torch.rsqrt)),
+    **dict.fromkeys((torch.erf, Tensor.erf, torch.special.erf), _constant(torch.erf)),
+    **{clamp: _unless_constant(clamp) for clamp in _CLAMPS},
+    **dict.fromkeys((torch.cos, Tensor.cos), _unless_constant(torch.ones_like)),
+    **dict.fromkeys((torch.sin, Tensor.sin), _unless_constant(torch.zeros_like)),
     F.embedding: _embedding,
+    F.embedding_bag: _embedding_bag,
     F.scaled_dot_product_attention: _attention,
     F.multi_head_attention_forward: _multi_head,
 }

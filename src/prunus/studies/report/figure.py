@@ -116,10 +116,12 @@ def _dashed(view: View, name: str, theme: Theme) -> dict[str, Any]:
 
 
 def _places(results: Results, network: str, axis: Axis) -> list[float]:
-    """Where the points of all panels with this axis lie; one number for each place of cells."""
+    """Where the points of all panels with this axis lie; one number for each place that has a label of its own."""
     view = view_of(results)
     metrics = [m for m in view.metrics if view.axis_of(m).key == axis.key]
     points = [p for m in metrics for c in curves(results, network, m) for p in c.points]
+    if not axis.at_points:
+        return [p.x for p in points]
     return list({(p.place, p.name): p.x for p in points}.values())
 
 
