@@ -33,6 +33,7 @@ def equal_weights(kind):
 @every_row
 @every_model
 @pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.filterwarnings("ignore:no weight is kept in:UserWarning")
 def test_the_count_is_exact_at_every_density_and_scope(name, kind, scope):
     model = build(kind)
     full = Masks.full(model)
@@ -49,6 +50,7 @@ def test_the_count_is_exact_at_every_density_and_scope(name, kind, scope):
 @every_row
 @every_model
 @pytest.mark.parametrize("make", [build, equal_weights], ids=["random weights", "equal weights"])
+@pytest.mark.filterwarnings("ignore:no weight is kept in:UserWarning")
 def test_the_largest_scores_are_kept_and_ties_go_by_position(name, kind, make):
     model = make(kind)
     scores = make_scores(name, model)

@@ -270,3 +270,37 @@ def test_bad_input_gets_one_line() -> None:
 def test_nothing_to_choose_from() -> None:
     assert len(select({}, 0.5)) == 0
     assert select({"a": torch.ones(0, 3)}, 0.5).total == 0
+
+
+SCOPES_OF_ANY_SCORES = ["global", "layerwise", "uniform", "er", "erk", "lamp"]
+
+
+@pytest.mark.parametrize("scope", SCOPES_OF_ANY_SCORES)
+@given(scores=scored(), data=st.data())
+@quick
+def test_floors_are_kept_at_the_same_exact_count(scope: str, scores: dict[str, Tensor], data: st.DataObject) -> None:
+    total = sum(t.numel() for t in scores.values())
+    density = data.draw(st.floats(0.05, 1))
+    floor = data.draw(st.integers(0, min([t.numel() for t in scores.values()], default=0)))
+    if floor * len(scores) > round(density * total):
+        with pytest.raises(Invalid, match="protect keeps at least"):
+            select(scores, density, scope, protect=floor)
+        return
+    masks = select(scores, density, scope, protect=floor)
+    assert masks.kept == round(density * total)
+    assert all(layer.kept >= floor for layer in masks.layers)
+    for name, mask in masks.items():  # what a parameter keeps is its best
+        count = int(mask.count_nonzero())
+        assert flat(masks)[name] == expected({name: scores[name]}, count)[name]
+
+
+def test_floors_by_pattern_within_masks() -> None:
+    scores = {"a.weight": torch.arange(10.0), "b.shortcut.weight": -torch.arange(1.0, 11.0)}
+    within = Masks({"a.weight": torch.ones(10).bool(), "b.shortcut.weight": torch.arange(10) >= 7})
+    masks = select(scores, 0.4, within=within, protect={"*shortcut*": 0.2})
+    assert flat(masks)["b.shortcut.weight"] == [False] * 7 + [True, True, False]
+    assert masks.kept == 8
+    # fewer candidates than the floor: all of them
+    masks = select(scores, 0.4, within=within, protect={"*shortcut*": 5})
+    assert flat(masks)["b.shortcut.weight"] == [False] * 7 + [True] * 3
+    assert masks.kept == 8

@@ -14,7 +14,7 @@ from prunus.core.errors import Invalid
 from prunus.core.params import prunable
 from prunus.core.schedules import cubic
 from prunus.pruning import CRITERIA, Scoring, prune
-from toy import MODELS, ConvNet, build
+from toy import MODELS, ConvNet, batch, build
 
 SCOPES = ["global", "layerwise", "uniform", "er", "erk", "lamp"]
 
@@ -23,19 +23,22 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def options(name: str) -> dict:
-    return {"generator": seeded()} if "generator" in CRITERIA[name].uses else {}
+def options(name: str, kind: type[nn.Module]) -> dict:
+    """What the criterion has a use for: a generator, data."""
+    given = {"generator": seeded(), "batches": [batch(kind)]}
+    return {option: given[option] for option in CRITERIA[name].uses & given.keys()}
 
 
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("name", sorted(CRITERIA))
 @pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.filterwarnings("ignore:no weight is kept in:UserWarning")
 def test_exactly_so_many(kind: type[nn.Module], name: str, scope: str) -> None:
     model = build(kind)
     weights = prunable(model)
     total = sum(weight.numel() for weight in weights.values())
     for density, rounds in ((1.0, 1), (0.37, 1), (0.1, 4), (0.01, 3)):
-        masks = prune(model, CRITERIA[name](), density, scope=scope, rounds=rounds, **options(name))
+        masks = prune(model, CRITERIA[name](), density, scope=scope, rounds=rounds, **options(name, kind))
         assert masks.kept == round(density * total)
         assert {n: m.shape for n, m in masks.items()} == {n: w.shape for n, w in weights.items()}
         assert list(masks) == list(weights)
@@ -53,7 +56,7 @@ def test_the_model_and_the_global_generators_are_left_as_they_were(name: str, tr
     versions = [t._version for t in model.state_dict(keep_vars=True).values()]
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
 
-    prune(model, CRITERIA[name](), 0.3, rounds=3, scope="erk", **options(name))
+    prune(model, CRITERIA[name](), 0.3, rounds=3, scope="erk", **options(name, ConvNet))
 
     assert [id(p) for p in model.parameters()] == held
     assert [t._version for t in model.state_dict(keep_vars=True).values()] == versions
@@ -158,8 +161,11 @@ def test_half_precision_and_other_layouts() -> None:
         ({"criterion": "random", "loss": torch.sub}, "Random has no use for loss; it uses generator"),
         ({"include": "tail.*"}, r"include='tail\.\*' matches no prunable parameter"),
         ({"model": nn.ReLU()}, "ReLU has no prunable weights"),
-        ({"criterion": lambda at: {}}, "'0.weight' is only in within"),
-        ({"criterion": lambda at: {"0.weight": torch.ones(2)}}, r"0.weight: the scores are \(2,\)"),
+        ({"criterion": lambda at: {}}, "only one of the scores and the prunable weights has '0.weight'"),
+        (
+            {"criterion": lambda at: {"0.weight": torch.ones(2)}},
+            r"the scores of 0.weight are \(2,\); allowed: \(3, 3\)",
+        ),
         ({"criterion": lambda at: {"0.weight": at.weights["0.weight"] * float("nan")}}, "0.weight hold NaN"),
     ],
 )

@@ -68,12 +68,11 @@ def largest_above(
 def raised(counts: Counts, floors: Counts, room: Mapping[str, int], keep: int) -> Counts:
     """The counts with each at its floor at least (or at its room); the others give in proportion to what they have."""
     least = {name: min(floors.get(name, 0), room[name]) for name in counts}
-    while low := [name for name, count in counts.items() if count < least[name]]:
+    while any(count < least[name] for name, count in counts.items()):
         fixed = {name: least[name] for name in counts if counts[name] <= least[name]}
         above = {name: counts[name] for name in counts if name not in fixed}
         shared = share(above, {name: room[name] for name in above}, keep - sum(fixed.values()))
         counts = {name: fixed.get(name, shared.get(name, 0)) for name in counts}
-        assert low
     return counts
 
 

@@ -5,8 +5,9 @@ place of parameters while the model runs. Parameters, gradients, buffers, BatchN
 generators are the same before and after, also where the model raises.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -73,18 +74,19 @@ class Probe:
         values: parameters by name, and what stands in their place. Others keep their own values.
         dtype: the floating-point type that all else (other parameters, buffers, inputs) is brought to. Default: as
             it is.
+
+    A model that is wrapped by DistributedDataParallel, DataParallel or `torch.compile` is asked without the wrapper.
     """
 
     def __init__(self, model: nn.Module, values: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
-        self._model, self._dtype, self._device = model, dtype, device_of(model)
+        self._dtype, self._device = dtype, device_of(model)
         others = {n: p.detach() for n, p in model.named_parameters() if n not in values}
-        buffers = {n: b.detach() for n, b in model.named_buffers()}
-        # buffers are copied: a forward pass may write to them
-        self._values = {
-            **{n: self._typed(t) for n, t in others.items()},
-            **{n: self._typed(t).clone() for n, t in buffers.items()},
-            **values,
-        }
+        # what a forward pass may write to is copied
+        written = {n: self._typed(b.detach()).clone() for n, b in model.named_buffers() if n not in values}
+        written |= {n: self._typed(others[n]).clone() for n in _renormed(model) if n in others}
+        every = {**{n: self._typed(t) for n, t in others.items()}, **written, **values}
+        self._model, prefix = _unwrapped(model)
+        self._values = {name.removeprefix(prefix): tensor for name, tensor in every.items()}
 
     def __call__(self, batch: Batch) -> Any:
         """The model's outputs for the batch.
@@ -95,11 +97,33 @@ class Probe:
         there = batch.to(self._device, self._dtype)
         try:
             return functional_call(self._model, self._values, there.args, dict(there.kwargs))
-        except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AssertionError) as error:
+        except Invalid:
+            raise
+        except Exception as error:  # whatever a model raises, it does not take the batch
             raise Invalid(refusal(self._model, batch, error)) from error
 
     def _typed(self, tensor: Tensor) -> Tensor:
         return tensor.to(self._dtype) if self._dtype and tensor.is_floating_point() else tensor
+
+
+def _unwrapped(model: nn.Module) -> tuple[nn.Module, str]:
+    """The model inside wrappers that would compile it or speak to other processes, and what they add to its names."""
+    prefix = ""
+    while attribute := _inside(model):
+        model, prefix = getattr(model, attribute), f"{prefix}{attribute}."
+    return model, prefix
+
+
+def _inside(model: nn.Module) -> str | None:
+    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        return "module"
+    return "_orig_mod" if hasattr(model, "_orig_mod") else None
+
+
+def _renormed(model: nn.Module) -> list[str]:
+    """Embeddings with max_norm= rescale their own weights in the forward pass."""
+    named = model.named_modules(remove_duplicate=False)
+    return [f"{path}.weight".lstrip(".") for path, module in named if getattr(module, "max_norm", None) is not None]
 
 
 def refusal(model: nn.Module, batch: Batch, error: BaseException) -> str:
@@ -111,13 +135,22 @@ def refusal(model: nn.Module, batch: Batch, error: BaseException) -> str:
 
 @contextmanager
 def untouched(model: nn.Module, mode: str = "eval") -> Iterator[None]:
-    """Within, the model is in evaluation or training mode and runs uncompiled; afterwards all is as it was."""
+    """Within, the model is in evaluation or training mode and runs uncompiled, and gradients can be taken.
+
+    No autocast and no inference mode of the caller's reach inside. Afterwards all is as it was.
+    """
     if mode not in MODES:
         raise Invalid(f"mode is {mode!r}; allowed: {', '.join(MODES)}")
     before = [(module, module.training) for module in model.modules()]
     gpus = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     try:
-        with torch.random.fork_rng(devices=gpus), _uncompiled(model), torch.enable_grad():
+        with (
+            torch.random.fork_rng(devices=gpus),
+            torch.autocast(device_of(model).type, enabled=False),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            _uncompiled(model),
+        ):
             for module, _ in before:
                 module.training = mode == "train"
             yield
@@ -140,28 +173,70 @@ def loss_of(outputs: Any, batch: Batch, loss: Loss | None = None, temperature: f
         batch: with its targets.
         loss: `loss(outputs, targets)`. Default: the model's own loss, if its outputs have one; or else
             cross-entropy.
-        temperature: what logits are divided by first; where it is not 1, a model's own loss is not used.
+        temperature: what logits are divided by first. Where it is not 1, a model's own loss must be cross-entropy
+            with the targets, or of each token with the next.
 
     Raises:
         Invalid: if there is no target, or no loss can be had.
     """
-    own = _field(outputs, "loss")
-    if loss is None and own is not None and temperature == 1:
+    own = _field(outputs, "loss") if loss is None else None
+    if own is not None and temperature == 1:
         return own
     logits = outputs if isinstance(outputs, Tensor) else _field(outputs, "logits")
-    if temperature != 1:
-        if logits is None:
-            raise Invalid(f"outputs are of type {type(outputs).__name__}; a temperature needs a tensor, or logits")
-        logits = outputs = logits / temperature
+    if temperature != 1 and logits is None:
+        raise Invalid(f"outputs are of type {type(outputs).__name__}; a temperature needs a tensor, or logits")
     if batch.targets is None:
-        raise Invalid("batches hold no targets; allowed: (inputs, targets), or mappings with 'labels'")
+        raise Invalid("batches hold no targets; allowed: [(inputs, targets), …], or mappings with 'labels'")
     if loss is not None:
-        return loss(outputs, batch.targets)
+        return _applied(loss, outputs if temperature == 1 else _cooled(outputs, logits / temperature), batch.targets)
     if logits is None:
         raise Invalid(f"outputs are of type {type(outputs).__name__}; allowed without loss=: a tensor, or logits")
-    if batch.targets.shape == logits.shape[:-1]:  # one class a row, or a token
-        return nn.functional.cross_entropy(logits.flatten(0, -2), batch.targets.flatten())
-    return nn.functional.cross_entropy(logits, batch.targets)
+    like = _cross_entropy if own is None else _like(own, logits, batch.targets)
+    if like is None:
+        raise Invalid(
+            f"the model's own loss is no cross-entropy, so it has no temperature={temperature:g}; "
+            "allowed: temperature=1, or loss="
+        )
+    return _applied(like, logits / temperature, batch.targets)
+
+
+def _applied(loss: Loss, outputs: Any, targets: Any) -> Tensor:
+    try:
+        return loss(outputs, targets)
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        given = f"outputs ({_described(outputs)}) and targets ({_described(targets)})"
+        raise Invalid(f"the loss does not take these {given}: {said}") from error
+
+
+def _like(own: Tensor, logits: Tensor, targets: Tensor) -> Loss | None:
+    """The cross-entropy that a model's own loss is."""
+    for loss in (_cross_entropy, _cross_entropy_of_next):
+        if torch.allclose(own, _applied(loss, logits, targets).to(own.dtype), rtol=1e-3):
+            return loss
+    return None
+
+
+def _cross_entropy_of_next(logits: Tensor, targets: Tensor) -> Tensor:
+    return _cross_entropy(logits[:, :-1], targets[:, 1:]) if targets.dim() == 2 else _cross_entropy(logits, targets)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    if targets.shape == logits.shape[:-1]:  # one class a row, or a token
+        return nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten())
+    return nn.functional.cross_entropy(logits, targets)
+
+
+def _cooled(outputs: Any, logits: Tensor) -> Any:
+    """The outputs with other logits in their place."""
+    if isinstance(outputs, Tensor):
+        return logits
+    changed = copy(outputs)
+    if isinstance(changed, MutableMapping):
+        changed["logits"] = logits
+    else:
+        changed.logits = logits
+    return changed
 
 
 def tensors_in(outputs: Any) -> list[Tensor]:
@@ -196,5 +271,6 @@ def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 def _described(value: Any) -> str:
     if isinstance(value, Tensor):
-        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {tuple(value.shape)}"
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"{'an' if dtype[0] == 'i' else 'a'} {dtype} tensor of shape {tuple(value.shape)}"
     return type(value).__name__

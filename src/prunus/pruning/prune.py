@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from prunus.core.allocation import Allocation, global_
+from prunus.core.allocation import ALLOCATIONS, Allocation, global_
 from prunus.core.errors import Invalid, check_density
 from prunus.core.floors import Protect, floors_of
 from prunus.core.masks import Masks
@@ -15,8 +15,11 @@ from prunus.core.params import Globs, prunable
 from prunus.core.schedules import SCHEDULES, Schedule
 from prunus.core.select import select
 from prunus.pruning.criteria import CRITERIA, Criterion, Scoring
-from prunus.pruning.criteria.scoring import Repeated, Walk, Walks
+from prunus.pruning.criteria.scoring import Walk, walk_of
 from prunus.pruning.left import Left
+
+#: How far, relatively, a schedule of a user's own may be off by roundings.
+ROUNDING = 1e-6
 
 #: A criterion may also be a plain function, which then sees to its options itself.
 Scorer = Callable[[Scoring], Mapping[str, Tensor]]
@@ -80,11 +83,12 @@ def prune(
     weights = prunable(model, include, exclude)
     if not weights:
         raise Invalid(f"{type(model).__name__} has no prunable weights (see prunus.prunable)")
-    densities = [density_at(done / rounds, density) for done in range(1, rounds + 1)]
     _check_room(density, weights)
+    densities = _densities(density_at, density, rounds)
     full = Masks._made({n: torch.ones(w.shape, dtype=torch.bool, device=w.device) for n, w in weights.items()})
-    scoring = Scoring(model, weights, full, _again(criterion, batches, rounds), loss, generator)
-    masks = _walked(criterion, scoring, densities, scope, protect)
+    scoring = Scoring(model, weights, full, batches, loss, generator)
+    with torch.inference_mode(False):
+        masks = _walked(criterion, scoring, densities, scope, protect)
     _warn_of_empty_layers(masks)
     return masks
 
@@ -99,7 +103,9 @@ def _walked(
     """Round after round. Scope and floors are checked before anything is scored."""
     sizes = {name: weight.numel() for name, weight in scoring.weights.items()}
     floors = floors_of(protect, sizes, round(densities[-1] * sum(sizes.values())))
-    walk = criterion.begin(scoring) if isinstance(criterion, Walks) else Repeated(criterion, scoring)
+    if not callable(scope):
+        ALLOCATIONS.look_up(scope, "scope")
+    walk = walk_of(criterion, scoring)
     jointly = scope in ("global", global_)
     left = Left(scoring.masks) if jointly else Left(scoring.masks, listed=0)
     if getattr(criterion, "regrows", False):
@@ -126,14 +132,23 @@ def _regrown(
     return masks
 
 
-def _again(criterion: Criterion | Scorer, batches: Iterable[Any] | None, rounds: int) -> Iterable[Any] | None:
-    """An iterator would be empty in the second round; a criterion that walks reads its data once."""
-    return list(batches) if batches is not None and rounds > 1 and not isinstance(criterion, Walks) else batches
-
-
 def _named(criterion: Criterion | Scorer | type[Criterion] | str) -> Criterion | Scorer:
     found = criterion if callable(criterion) else CRITERIA.look_up(criterion)
     return found() if isinstance(found, type) else found
+
+
+def _densities(density_at: Schedule, density: float, rounds: int) -> list[float]:
+    """The density after each round: never above that of the round before, never below the last, which is exact."""
+    densities = [1.0]
+    for done in range(1, rounds + 1):
+        most = densities[-1] if done < rounds else density
+        after = density_at(done / rounds, density)
+        number = isinstance(after, int | float) and not isinstance(after, bool)
+        if not number or not density * (1 - ROUNDING) <= after <= most * (1 + ROUNDING):
+            allowed = f"from {density:g} to {most:g}" if most > density else f"{density:g}"
+            raise Invalid(f"schedule gives a density of {after!r} after round {done} of {rounds}; allowed: {allowed}")
+        densities.append(min(max(after, density), most))
+    return densities[1:]
 
 
 def _check_room(density: float, weights: Mapping[str, nn.Parameter]) -> None:

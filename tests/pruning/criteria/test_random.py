@@ -19,6 +19,7 @@ def test_the_generator_alone_decides() -> None:
     assert prunus.prune(model, prunus.Random(), density=0.3, generator=seeded(1)) != first
 
 
+@pytest.mark.filterwarnings("ignore:no weight is kept in:UserWarning")
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_each_weight_is_kept_equally_often(rounds: int) -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))

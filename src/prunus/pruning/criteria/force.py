@@ -37,5 +37,8 @@ class _Walk(SaliencyWalk):
 
     def scores(self, left: Left) -> dict[str, Tensor]:  # noqa: ARG002 - all are scored
         """The gradient of every weight, times its dense value."""
-        found = self._network.computed(MaskedGradients.first)
-        return {n: (g * self._weights[n].detach()).abs_() for n, g in found.items()}
+
+        def formed(name: str, gradient: Tensor) -> Tensor:
+            return self._form(gradient * self._weights[name].detach())
+
+        return self._network.scores(MaskedGradients.first, formed)

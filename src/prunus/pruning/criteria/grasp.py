@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from prunus.core.errors import Invalid
@@ -28,7 +27,7 @@ class GraSP:
 
     Args:
         temperature: what logits are divided by. Default: 200.
-        per_class: how many examples of each class to score on, the first in the batches; None is all. Default: 10.
+        per_class: how many examples of each class to score on, as in `Saliency`; None is all. Default: 10.
         mode: "eval" or "train" (the author's), as in `Saliency`. Default: "eval".
     """
 
@@ -39,7 +38,8 @@ class GraSP:
 
     def __post_init__(self) -> None:
         check_options(self.per_class, self.mode)
-        if isinstance(self.temperature, bool) or not 0 < self.temperature < float("inf"):
+        number = isinstance(self.temperature, int | float) and not isinstance(self.temperature, bool)
+        if not number or not 0 < self.temperature < float("inf"):
             raise Invalid(f"temperature is {self.temperature!r}; allowed: a number above 0")
 
     def __call__(self, scoring: Scoring) -> dict[str, Tensor]:
@@ -60,11 +60,11 @@ class _Walk:
             scoring.model, scoring.weights, read, scoring.loss, criterion.mode, criterion.temperature
         )
 
-    @torch.no_grad()
     def scores(self, left: Left) -> dict[str, Tensor]:
-        found = self._network.computed(MaskedGradients.second)
-        values = self._network.values
-        return {n: left.of(n, product) * left.of(n, values[n].detach()) for n, product in found.items()}
+        def formed(name: str, product: Tensor) -> Tensor:
+            return left.of(name, product) * left.of(name, self._network.values[name].detach())
+
+        return self._network.scores(MaskedGradients.second, formed)
 
     def drop(self, dropped: Dropped) -> None:
         self._network.drop(dropped)

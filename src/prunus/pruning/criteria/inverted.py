@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from prunus.core.errors import Invalid
-from prunus.pruning.criteria.scoring import Criterion, Repeated, Scoring, Walk, Walks
+from prunus.pruning.criteria.scoring import Criterion, Scoring, Walk, walk_of
 from prunus.pruning.left import Left
 
 
@@ -38,8 +38,7 @@ class Inverted:
 
     def begin(self, scoring: Scoring) -> "_Walk":
         """The other's work, its scores negated."""
-        other = self.criterion
-        return _Walk(other.begin(scoring) if isinstance(other, Walks) else Repeated(other, scoring))
+        return _Walk(walk_of(self.criterion, scoring))
 
 
 class _Walk:

@@ -32,8 +32,8 @@ class Saliency:
         form: "signed" (θ ∂L/∂θ); "negative" (−θ ∂L/∂θ, as skeletonization: Mozer and Smolensky, 1989, NeurIPS);
             "absolute" (as SNIP); "square" (the first-order Taylor criterion: Molchanov et al., "Importance
             estimation for neural network pruning", 2019, CVPR). Default: "signed".
-        per_class: how many examples of each class to score on, the first in the batches. Default: None, all batches
-            as they are.
+        per_class: how many examples of each class to score on, the first in the batches (where targets are no class
+            numbers, the first 256 examples). Default: None, all batches as they are.
         mode: "eval", in which BatchNorm uses its statistics (as the code of the SynFlow paper does for all criteria
             that it compares), or "train". BatchNorm's statistics are left alone in either. Default: "eval".
     """
@@ -67,12 +67,13 @@ class SaliencyWalk:
         read = examples(scoring.model, scoring.batches, criterion.per_class, type(criterion).__name__)
         self._network = MaskedGradients(scoring.model, scoring.weights, read, scoring.loss, criterion.mode)
 
-    @torch.no_grad()
     def scores(self, left: Left) -> dict[str, Tensor]:
         """A form of θ ⊙ ∂L/∂θ of what is left."""
-        found = self._network.computed(MaskedGradients.first)
-        values = self._network.values
-        return {n: self._form(left.of(n, g) * left.of(n, values[n].detach())) for n, g in found.items()}
+
+        def formed(name: str, gradient: Tensor) -> Tensor:
+            return self._form(left.of(name, gradient) * left.of(name, self._network.values[name].detach()))
+
+        return self._network.scores(MaskedGradients.first, formed)
 
     def drop(self, dropped: Dropped) -> None:
         """These positions are zero from now on."""

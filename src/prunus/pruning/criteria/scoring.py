@@ -1,7 +1,7 @@
 """The seam between `prune` and its criteria: what a criterion is given, and what it gives back."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -79,30 +79,70 @@ class Walks(Protocol):
         ...
 
 
+def walk_of(criterion: Callable[[Scoring], Mapping[str, Tensor]], scoring: Scoring) -> Walk:
+    """The criterion's own walk, or one that calls it anew in each round."""
+    return criterion.begin(scoring) if isinstance(criterion, Walks) else Repeated(criterion, scoring)
+
+
 class Repeated:
     """Any criterion as a walk: it is called anew in each round.
 
     Args:
         criterion: what is called.
-        scoring: with all weights there.
+        scoring: with all weights there. Where its batches are an iterator, they are kept as they are read.
     """
 
     def __init__(self, criterion: Callable[[Scoring], Mapping[str, Tensor]], scoring: Scoring) -> None:
-        self._criterion, self._scoring, self._masks = criterion, scoring, scoring.masks
+        batches = _Reread(scoring.batches) if isinstance(scoring.batches, Iterator) else scoring.batches
+        self._criterion, self._scoring = criterion, replace(scoring, batches=batches)
 
     def scores(self, left: Left) -> dict[str, Tensor]:
         """The scores of what is left."""
         given = self._scoring
-        masks = self._masks if left.count == left.total else left.masks()
-        scores = self._criterion(Scoring(given.model, given.weights, masks, given.batches, given.loss, given.generator))
-        return {name: left.of(name, tensor) for name, tensor in checked(scores, given.weights).items()}
+        scoring = given if left.count == left.total else replace(given, masks=left.masks())
+        return {name: left.of(name, t) for name, t in checked(self._criterion(scoring), given.weights).items()}
 
     def drop(self, dropped: Dropped) -> None:
         """Nothing is held from round to round."""
 
     def change(self, masks: Masks) -> None:
         """The masks of the next scores."""
-        self._masks = masks
+        self._scoring = replace(self._scoring, masks=masks)
+
+
+class Fixed:
+    """The same scores in each round.
+
+    Args:
+        scores: of all weights.
+    """
+
+    def __init__(self, scores: Mapping[str, Tensor]) -> None:
+        self._scores = scores
+
+    def scores(self, left: Left) -> dict[str, Tensor]:
+        """The scores of what is left."""
+        return {name: left.of(name, tensor) for name, tensor in self._scores.items()}
+
+    def drop(self, dropped: Dropped) -> None:
+        """Nothing changes."""
+
+    def change(self, masks: Masks) -> None:
+        """Nothing changes."""
+
+
+class _Reread:
+    """An iterator that can be read again from its beginning; it is read no further than somebody did."""
+
+    def __init__(self, batches: Iterator[Any]) -> None:
+        self._rest = batches
+        self._read: list[Any] = []
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._read
+        for batch in self._rest:
+            self._read.append(batch)
+            yield batch
 
 
 def checked(scores: Mapping[str, Tensor], weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

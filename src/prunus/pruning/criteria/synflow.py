@@ -12,6 +12,7 @@ from prunus.analysis.linearised import NORMS, Norm
 from prunus.core.errors import Invalid
 from prunus.core.masks import Masks
 from prunus.pruning.criteria.scoring import Option, Scoring
+from prunus.pruning.examples import check_batches
 from prunus.pruning.left import Dropped, Left
 
 #: Flow as a whole, and scores that are kept, outside this range may have parts that 32 bits cannot hold.
@@ -72,10 +73,7 @@ class SynFlow:
 class _Walk:
     def __init__(self, criterion: SynFlow, scoring: Scoring) -> None:
         self._criterion, self._model, self._weights = criterion, scoring.model, scoring.weights
-        given = criterion.inputs
-        if given is None and scoring.batches is not None:
-            given = next(iter(scoring.batches), None)
-        self._inputs = example_of(scoring.model, given)
+        self._inputs = example_of(scoring.model, _given(criterion, scoring))
         double = any(weight.dtype == torch.float64 for weight in scoring.weights.values())
         self._flow = self._hold(criterion.dtype or (torch.float64 if double else torch.float32), scoring.masks)
 
@@ -89,7 +87,7 @@ class _Walk:
         if self._criterion.dtype is None and self._dtype != torch.float64 and not _fits(found, flow, left):
             self._flow = self._hold(torch.float64, None)
             found, flow = self._pass(left)
-        _check(found, flow, left)
+        _check(found, flow, left, self._dtype)
         return found
 
     def drop(self, dropped: Dropped) -> None:
@@ -122,20 +120,38 @@ class _Walk:
         return flow
 
 
+def _given(criterion: SynFlow, scoring: Scoring) -> Any:
+    if criterion.inputs is not None:
+        return criterion.inputs, None  # a pair alone would be inputs and targets
+    if scoring.batches is None:
+        return None
+    check_batches(scoring.batches)
+    for batch in scoring.batches:
+        return batch
+    raise Invalid("batches is empty; SynFlow needs one batch, for its shapes, or none at all")
+
+
 def _fits(found: dict[str, Tensor], flow: float, left: Left) -> bool:
     """Whether no part of the scores is near the ends of what 32 bits hold."""
     if not SMALL < flow < LARGE:
         return left.count == 0
-    return not any(float(s.amin()) < SMALL and bool(((s > 0) & (s < SMALL)).any()) for s in found.values() if len(s))
+    for scores in found.values():
+        if scores.numel() and not float(scores.amax()) < float("inf"):
+            return False
+        if scores.numel() and float(scores.amin()) < SMALL and bool(((scores > 0) & (scores < SMALL)).any()):
+            return False
+    return True
 
 
-def _check(found: dict[str, Tensor], flow: float, left: Left) -> None:
+def _check(found: dict[str, Tensor], flow: float, left: Left, dtype: torch.dtype) -> None:
+    bits = 64 if dtype == torch.float64 else 32
+    more = "" if bits == 64 else "; dtype=torch.float64 holds more"
     if not flow < float("inf"):
-        raise Invalid(f"the synaptic flow is {flow}, even in 64 bits: look for NaN or very large weights")
+        raise Invalid(f"the synaptic flow is {flow}, in {bits} bits: look for NaN or very large weights{more}")
     if not flow > 0 and left.count == left.total:
         raise Invalid(
-            "no synaptic flow reaches the outputs: each path from the inputs meets a layer of zeros, or an operation "
-            "that is no sum of products"
+            f"no synaptic flow reaches the outputs, in {bits} bits: each path from the inputs meets a layer of zeros, "
+            f"or an operation that is no sum of products{more}"
         )
     for name, scores in found.items():
         if scores.numel() and float(scores.amin()) < 0:
