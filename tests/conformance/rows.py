@@ -18,6 +18,9 @@ from toy import batch
 #: Each criterion's name, and each scope's.
 ROWS = list(CRITERIA)
 SCOPES = list(ALLOCATIONS)
+#: Each criterion with scopes: all of them where scoring costs nothing, as selection is the same for all criteria.
+_CHEAP = ("magnitude", "random")
+PAIRS = [(name, scope) for name in ROWS for scope in SCOPES if name in _CHEAP or scope in ("global", "erk")]
 #: Enough for the scopes that keep some layers dense; below, a scope may refuse.
 ROOMY = 0.9
 

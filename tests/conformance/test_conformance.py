@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from rows import ROOMY, ROWS, SCOPES, make_masks, make_scores
+from rows import PAIRS, ROOMY, ROWS, make_masks, make_scores
 from torch.nn.parallel import DistributedDataParallel
 
 from prunus.core.apply import apply, masks_of
@@ -30,9 +30,8 @@ def equal_weights(kind):
 # Counts, ties, types
 
 
-@every_row
+@pytest.mark.parametrize(("name", "scope"), PAIRS)
 @every_model
-@pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.filterwarnings("ignore:no weight is kept in:UserWarning")
 def test_the_count_is_exact_at_every_density_and_scope(name, kind, scope):
     model = build(kind)
@@ -145,8 +144,7 @@ def test_copies_and_pickles_stay_sparse_and_the_state_loads_into_a_plain_model(n
         assert torch.equal(plain.eval()(x), twin.eval()(x))
 
 
-@every_row
-@pytest.mark.parametrize("kind", [ConvNet, Transformer])
+@pytest.mark.parametrize(("name", "kind"), [*((name, ConvNet) for name in ROWS), (ROWS[0], Transformer)])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, on importing its compiler
 def test_compiled_training_stays_sparse(name, kind):
     model = build(kind)

@@ -44,8 +44,8 @@ def data_for(width: int) -> list:
 def test_synaptic_flow_that_32_bits_cannot_hold(gain):
     model = deep(24, 100, gain)  # 10¹⁰⁰, or 10⁻¹⁰⁰
     criterion, density = prunus.SynFlow(), 0.01
-    masks = prunus.prune(model, criterion, density, rounds=20)
-    assert masks == prunus.prune(doubled(model), criterion, density, rounds=20)
+    masks = prunus.prune(model, criterion, density, rounds=10)
+    assert masks == prunus.prune(doubled(model), criterion, density, rounds=10)
     assert min(layer.kept for layer in masks.layers) >= 1
     with pytest.raises(Invalid, match=r"(flow is (inf|nan)|no synaptic flow).*, in 32 bits.*torch\.float64 holds more"):
         prunus.prune(model, prunus.SynFlow(dtype=torch.float32), density, rounds=20)
@@ -61,9 +61,8 @@ def test_tiny_weights_at_the_last_ten_thousandth():
 def test_flow_that_32_bits_hold_as_a_whole_but_not_in_all_its_parts():
     # as a whole it is 10⁻²⁴; the smallest of its parts are beyond the smallest numbers
     model = deep(60, 6, 5e-5)
-    for density in (0.01, 6 / 21_600):
-        masks = prunus.prune(model, prunus.SynFlow(), density)
-        assert masks == prunus.prune(doubled(model), prunus.SynFlow(), density)
+    masks = prunus.prune(model, prunus.SynFlow(), 6 / 21_600, rounds=40)
+    assert masks == prunus.prune(doubled(model), prunus.SynFlow(), 6 / 21_600, rounds=40)
 
 
 def test_the_type_can_be_chosen():
@@ -138,7 +137,8 @@ def test_synaptic_flow_of_ordinary_networks_is_the_same_in_both_up_to_roundings(
     double = prunus.SynFlow(inputs)(scoring(doubled(model)))
     for name, tensor in single.items():
         torch.testing.assert_close(tensor.double(), double[name], rtol=1e-5, atol=0)
-    assert prunus.prune(model, prunus.SynFlow(inputs), 0.2) == prunus.prune(doubled(model), prunus.SynFlow(inputs), 0.2)
+    masks = prunus.prune(model, prunus.SynFlow(inputs), 0.2, rounds=20)
+    assert masks == prunus.prune(doubled(model), prunus.SynFlow(inputs), 0.2, rounds=20)
 
 
 @by_name

@@ -295,7 +295,7 @@ def test_points_without_a_line_lie_where_their_layers_do(tmp_path):
 
     from prunus.studies.report.figure import draw_panel
     from prunus.studies.report.style import light
-    from prunus.studies.report.view import view_of
+    from prunus.studies.report.views import view_of
 
     plan = finished(toy("toy-count", ratios=[1.0]), tmp_path)
     results = plan.store.results("toy-count-quick")

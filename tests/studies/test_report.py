@@ -14,6 +14,7 @@ from results import make_cell, make_results
 from prunus.core.errors import Invalid
 from prunus.studies.duration import duration
 from prunus.studies.kinds.lottery_ticket.metrics import AT_END, AT_STOP, STOP, dense
+from prunus.studies.kinds.lottery_ticket.view import VIEW
 from prunus.studies.report import write_report
 from prunus.studies.report.axes import thinned
 from prunus.studies.report.curves import curves
@@ -73,13 +74,13 @@ def test_a_point_is_mean_and_range_over_trials():
         cell("reinit", 1, 1, stop=500, at_end=0.7),
         cell("reinit", 1, 2, stop=400, at_end=0.9),
     )
-    ticket, reinit = curves(results, "lenet-300-100", STOP)
+    ticket, reinit = curves(VIEW, results, "lenet-300-100", STOP)
     assert [(p.round, p.mean, p.low, p.high, p.n) for p in ticket.points] == [
         (0, 500, 400, 600, 2),
         (1, 100, 100, 100, 1),
     ]
     assert [(p.mean, p.low, p.high, p.n) for p in reinit.points] == [(600, 400, 900, 3)]
-    ended = curves(results, "lenet-300-100", AT_END)
+    ended = curves(VIEW, results, "lenet-300-100", AT_END)
     assert dense(ended) == ended[0].at(0)
     assert ended[0].at(0).mean == pytest.approx(97.5)
     assert ended[1].at(1).mean == pytest.approx(70)
@@ -91,7 +92,7 @@ def test_densities_are_those_that_were_kept_not_those_that_were_planned():
         replace(cell("ticket", 1, 0), kept=50, total=200),
         replace(cell("ticket", 1, 1), kept=52, total=200),
     )
-    (curve,) = curves(study(first, second), "lenet-300-100", STOP)
+    (curve,) = curves(VIEW, study(first, second), "lenet-300-100", STOP)
     assert curve.points[0].x == pytest.approx(25.5)
 
 
@@ -99,7 +100,7 @@ def test_curves_go_from_dense_to_sparse_whatever_the_order_of_the_cells():
     results = small(rounds=4)
     backwards = replace(results, cells=results.cells[::-1])
     for there, back in zip(
-        curves(results, "lenet-300-100", AT_STOP), curves(backwards, "lenet-300-100", AT_STOP), strict=True
+        curves(VIEW, results, "lenet-300-100", AT_STOP), curves(VIEW, backwards, "lenet-300-100", AT_STOP), strict=True
     ):
         densities = [p.x for p in there.points]
         assert densities == sorted(densities, reverse=True)
@@ -108,7 +109,7 @@ def test_curves_go_from_dense_to_sparse_whatever_the_order_of_the_cells():
 
 def test_the_mean_of_equal_numbers_lies_within_their_range():
     for value in (0.1, 0.7, 0.977):
-        (curve,) = curves(study(*(cell("ticket", 0, t, at_end=value) for t in range(3))), "lenet-300-100", AT_END)
+        (curve,) = curves(VIEW, study(*(cell("ticket", 0, t, at_end=value) for t in range(3))), "lenet-300-100", AT_END)
         assert curve.points[0].low <= curve.points[0].mean <= curve.points[0].high
 
 

@@ -18,7 +18,7 @@ from prunus.studies.results import CellResult, Results
 NAMES = {f"arm-{i}": f"the arm number {i}" for i in range(8)}
 X = Axis("x", "X", "x", lambda cell: 10.0**cell.round)
 Y = Metric("y", "Y", "", lambda cell: cell.measures["y"])
-PLAIN = View(axis=X, metrics=(Y,), arms=arms(NAMES), reading=lambda results: [])
+PLAIN = View(axis=X, metrics=(Y,), arms=arms(NAMES), reading=lambda view, results: [])
 
 
 def cell(arm="arm-0", round_=0, trial=0, **measures):
@@ -64,7 +64,7 @@ def panel(results, metric, view=PLAIN):
 def test_points_lie_in_the_order_of_the_axis(results, descending, log):
     view = replace(PLAIN, axis=replace(X, descending=descending, log=log))
     found = results(view, *(cell(round_=r, y=float(r)) for r in (1, 3, 0, 2)))
-    (curve,) = curves(found, "net", Y)
+    (curve,) = curves(view, found, "net", Y)
     rounds = [p.round for p in curve.points]
     assert rounds == sorted(rounds, reverse=descending)
     axes = panel(found, Y)
@@ -76,7 +76,7 @@ def test_points_lie_in_the_order_of_the_axis(results, descending, log):
 
 def test_values_of_one_cell_are_gathered_over_trials_each_at_its_place(results):
     metric = replace(Y, values=lambda c: [(10, c.measures["a"], "a"), (100, c.measures["b"], "b")])
-    (curve,) = curves(results(PLAIN, cell(a=1, b=5), cell(trial=1, a=3, b=9)), "net", metric)
+    (curve,) = curves(PLAIN, results(PLAIN, cell(a=1, b=5), cell(trial=1, a=3, b=9)), "net", metric)
     found = [(p.x, p.mean, p.low, p.high, p.n, p.name) for p in curve.points]
     assert found == [(10, 2, 1, 3, 2, "a"), (100, 7, 5, 9, 2, "b")]
     assert curve.at(0, 1) == curve.points[1]
@@ -84,9 +84,9 @@ def test_values_of_one_cell_are_gathered_over_trials_each_at_its_place(results):
 
 def test_what_is_no_number_is_not_measured(results):
     cells = [cell(trial=t, y=y) for t, y in enumerate([float("nan"), 2.0, None, float("inf"), 4.0])]
-    (curve,) = curves(results(PLAIN, *cells), "net", Y)
+    (curve,) = curves(PLAIN, results(PLAIN, *cells), "net", Y)
     assert [(p.mean, p.n) for p in curve.points] == [(3, 2)]
-    assert curves(results(PLAIN, cell(y=None)), "net", Y) == []
+    assert curves(PLAIN, results(PLAIN, cell(y=None)), "net", Y) == []
 
 
 @pytest.mark.parametrize("log", [False, True])

@@ -137,7 +137,7 @@ NORM = Metric("norm", "Norm", "", lambda cell: cell.measures.get("norm"))
 ACCURACY = Metric("accuracy", "Test accuracy", "%", lambda cell: cell.final and 100 * cell.final.test_accuracy)
 
 
-def said(results):
+def said(view, results):
     """One paragraph."""
     return [f"{len(results.cells)} cells were looked at."]
 

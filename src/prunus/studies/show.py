@@ -23,7 +23,8 @@ from prunus.studies.estimate import Estimate
 from prunus.studies.kinds import STUDIES
 from prunus.studies.report.curves import networks
 from prunus.studies.report.tables import rows
-from prunus.studies.report.view import Axis, Metric, Point, view_of
+from prunus.studies.report.view import Axis, Metric, Point
+from prunus.studies.report.views import view_of
 from prunus.studies.results import Results
 from prunus.studies.runner import Plan
 from prunus.tickets import Ticket

@@ -142,10 +142,10 @@ def test_a_hundred_rounds_are_those_of_a_slow_loop(kind):
     full = prunus.Masks.full(model)
     expected = slowly(lambda masks: by_absolute_values(model, masks, shape), full, 0.1, 100)
     assert prunus.prune(model, prunus.SynFlow(torch.ones(1, *shape)), 0.1) == expected[-1]
-    # the masks of every tenth round, which are nested
+    # the masks of every twentieth round, which are nested
     given = {"criterion": prunus.SynFlow(torch.ones(1, *shape))}
-    found = [prunus.prune(model, density=0.1 ** (done / 100), rounds=done, **given) for done in range(10, 101, 10)]
-    assert found == expected[9::10]
+    found = [prunus.prune(model, density=0.1 ** (done / 100), rounds=done, **given) for done in range(20, 101, 20)]
+    assert found == expected[19::20]
     assert all(after & before == after for before, after in pairwise(found))
 
 
@@ -170,11 +170,11 @@ def test_other_scopes_and_floors_are_those_of_a_slow_loop(kind, scope, protect):
     assert found == masks
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_no_layer_of_a_chain_is_emptied_as_long_as_there_is_a_weight_for_each(seed):
     model = chain([30, 100, 100, 100, 100, 100, 10], seed)
     total = prunus.Masks.full(model).total
-    for keep in (6, 7, 20, 400):
+    for keep in (6, 7, 400):
         masks = prunus.prune(model, prunus.SynFlow(), keep / total)
         assert masks.kept == keep
         assert min(layer.kept for layer in masks.layers) >= 1

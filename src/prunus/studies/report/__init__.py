@@ -13,7 +13,7 @@ from prunus.core.files import write_bytes, write_text
 from prunus.studies.report.curves import curves, networks
 from prunus.studies.report.figure import figure_files
 from prunus.studies.report.page import page
-from prunus.studies.report.view import view_of
+from prunus.studies.report.views import view_of
 from prunus.studies.results import Results
 
 __all__ = ["Report", "write_report"]
@@ -85,7 +85,7 @@ def table(results: Results) -> str:
     for network in networks(results):
         for metric in (*view.metrics, *view.columns):
             axis = view.axis_of(metric)
-            for curve in curves(results, network, metric):
+            for curve in curves(view, results, network, metric):
                 for p in curve.points:
                     where = [f"{p.x:.10g}" if key == axis.key else "" for key in places]
                     names = [p.name if name == axis.each else "" for name in each]

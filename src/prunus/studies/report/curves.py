@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from math import isfinite
 from statistics import fmean
 
-from prunus.studies.report.view import Axis, Curve, Line, Metric, Point, view_of
+from prunus.studies.report.view import Axis, Curve, Line, Metric, Point, View
 from prunus.studies.results import CellResult, Results
 
 #: A value with its place and its name.
@@ -17,9 +17,8 @@ def networks(results: Results) -> list[str]:
     return list(dict.fromkeys(cell.network for cell in results.cells))
 
 
-def curves(results: Results, network: str, metric: Metric) -> list[Curve]:
+def curves(view: View, results: Results, network: str, metric: Metric) -> list[Curve]:
     """One curve for each arm of which something was measured, in the order of the view's lines and arms."""
-    view = view_of(results)
     axis = view.axis_of(metric)
     found: dict[str, dict[tuple[int, int], list[Sample]]] = {arm: defaultdict(list) for arm in view.words}
     for cell in results.cells:
@@ -34,11 +33,11 @@ def lines(results: Results, network: str, metric: Metric, measured: Sequence[Cur
     return list(metric.lines([cell for cell in results.cells if cell.network == network], measured))
 
 
-def all_lines(results: Results) -> Iterable[str]:
+def all_lines(view: View, results: Results) -> Iterable[str]:
     """The names of the lines that the figure has."""
     for network in networks(results):
-        for metric in view_of(results).metrics:
-            for line in lines(results, network, metric, curves(results, network, metric)):
+        for metric in view.metrics:
+            for line in lines(results, network, metric, curves(view, results, network, metric)):
                 yield line.name
 
 

@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 from prunus.studies.report.axes import x_axis, y_axis
 from prunus.studies.report.curves import all_lines, curves, lines, networks
 from prunus.studies.report.style import DASHES, Theme, light, rc
-from prunus.studies.report.view import Axis, Curve, Line, Metric, View, view_of
+from prunus.studies.report.view import Axis, Curve, Line, Metric, View
+from prunus.studies.report.views import view_of
 from prunus.studies.report.words import called, trials
 from prunus.studies.results import Results
 
@@ -55,7 +56,7 @@ def draw(results: Results) -> Figure:
 def draw_panel(axes: Axes, results: Results, network: str, metric: Metric, theme: Theme) -> None:
     """One panel: a curve for each arm, and lines to compare with, such as the level of the dense network."""
     view = view_of(results)
-    shown = curves(results, network, metric)
+    shown = curves(view, results, network, metric)
     compared = lines(results, network, metric, shown)
     axes.set_title(metric.heading)
     axis = view.axis_of(metric)
@@ -70,14 +71,14 @@ def draw_panel(axes: Axes, results: Results, network: str, metric: Metric, theme
         if curve.arm in view.arms:
             _draw_curve(axes, view, metric, curve, theme)
     together = [m for m in view.metrics if m is metric or (m.share and m.share == metric.share)]
-    y_axis(axes, metric, [c for m in together for c in curves(results, network, m)], compared)
+    y_axis(axes, metric, [c for m in together for c in curves(view, results, network, m)], compared)
 
 
 def caption(results: Results) -> str:
     """What the figure shows, in one line: networks, trials, how much of the study is there."""
     names = networks(results)
-    metrics = view_of(results).metrics
-    points = [p for n in names for m in metrics for c in curves(results, n, m) for p in c.points]
+    view = view_of(results)
+    points = [p for n in names for m in view.metrics for c in curves(view, results, n, m) for p in c.points]
     said = [", ".join(called(n) for n in names)]
     if max((p.n for p in points), default=1) > 1:
         said.append(f"mean of {trials(points)}, bars from least to greatest")
@@ -119,7 +120,7 @@ def _places(results: Results, network: str, axis: Axis) -> list[float]:
     """Where the points of all panels with this axis lie; one number for each place that has a label of its own."""
     view = view_of(results)
     metrics = [m for m in view.metrics if view.axis_of(m).key == axis.key]
-    points = [p for m in metrics for c in curves(results, network, m) for p in c.points]
+    points = [p for m in metrics for c in curves(view, results, network, m) for p in c.points]
     if not axis.at_points:
         return [p.x for p in points]
     return list({(p.place, p.name): p.x for p in points}.values())
@@ -133,7 +134,7 @@ def _legend(results: Results, theme: Theme) -> list[Line2D]:
         for name, arm in view.arms.items()
         if name in present
     ]
-    drawn = set(all_lines(results))
+    drawn = set(all_lines(view, results))
     return [
         *handles,
         *(Line2D([], [], label=words, **_dashed(view, n, theme)) for n, words in view.lines.items() if n in drawn),

@@ -14,7 +14,7 @@ from prunus.studies.report.curves import all_lines, networks
 from prunus.studies.report.panel import panel
 from prunus.studies.report.reading import reading
 from prunus.studies.report.training import training
-from prunus.studies.report.view import view_of
+from prunus.studies.report.views import view_of
 from prunus.studies.report.words import called
 from prunus.studies.results import Results
 
@@ -31,7 +31,7 @@ def page(results: Results) -> str:
         "panels": [p.places for row in rows for p in row["panels"]],
         "training": training(results),
     }
-    present, drawn = {cell.arm for cell in results.cells}, set(all_lines(results))
+    present, drawn = {cell.arm for cell in results.cells}, set(all_lines(view, results))
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
     return environment.from_string(_resource("page.html.j2")).render(
         results=results,

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from prunus.studies.report.curves import curves
 from prunus.studies.report.figure import NO_METADATA, draw_panel, saved
 from prunus.studies.report.style import rc, stand_ins, themed
-from prunus.studies.report.view import Curve, Metric, View, view_of
+from prunus.studies.report.view import Curve, Metric, View
+from prunus.studies.report.views import view_of
 from prunus.studies.report.words import called
 from prunus.studies.results import Results
 
@@ -54,7 +55,7 @@ def panel(results: Results, network: str, metric: Metric, name: str) -> Panel:
         draw_panel(axes, results, network, metric, theme)
         axes.set_xlabel(axis.label)
         text = saved(figure, "svg", metadata=NO_METADATA).decode()
-    measured = curves(results, network, metric)
+    measured = curves(view, results, network, metric)
     label = f"{metric.title} against {axis.name}, {called(network)}; the numbers are in the table below"
     svg = Markup(inline(text, name, stand_ins(view.arms)))  # noqa: S704 - matplotlib escapes what it writes
     return Panel(svg, label, _places(axes, view, metric, measured))

@@ -5,7 +5,8 @@ from statistics import fmean
 
 from prunus.studies.duration import duration
 from prunus.studies.report.curves import curves, networks
-from prunus.studies.report.view import Axis, Point, view_of
+from prunus.studies.report.view import Axis, Point
+from prunus.studies.report.views import view_of
 from prunus.studies.report.words import called, percent
 from prunus.studies.results import CellResult, Results
 
@@ -13,7 +14,9 @@ from prunus.studies.results import CellResult, Results
 def rows(results: Results, network: str, axis: Axis) -> list[tuple[str, list[Point | None]]]:
     """The arms at each place of an axis, in its order: the point of each metric that has this axis."""
     view = view_of(results)
-    measured = [{c.arm: {p.place: p for p in c.points} for c in curves(results, network, m)} for m in view.along(axis)]
+    measured = [
+        {c.arm: {p.place: p for p in c.points} for c in curves(view, results, network, m)} for m in view.along(axis)
+    ]
     found = {(p.place, arm): p for by_arm in measured for arm, places in by_arm.items() for p in places.values()}
     arms, sign = list(view.words), -1 if axis.descending else 1
     order = sorted(found, key=lambda at: (sign * found[at].x, at[0], arms.index(at[1])))

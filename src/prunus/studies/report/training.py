@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from math import isfinite, log
 
 from prunus.studies.report.curves import networks
-from prunus.studies.report.view import View, view_of
+from prunus.studies.report.view import View
+from prunus.studies.report.views import view_of
 from prunus.studies.report.words import called
 from prunus.studies.results import CellResult, Evaluation, Results
 

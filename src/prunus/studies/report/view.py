@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from re import fullmatch
 
 from prunus.core.errors import Invalid
-from prunus.studies.kinds import KINDS
 from prunus.studies.report.style import Arm
 from prunus.studies.results import CellResult, Results
 
@@ -210,7 +209,7 @@ class View:
         axis: along which places lie.
         metrics: the panels of a row; each network has a row.
         arms: what is compared, in this order (see `prunus.studies.report.style.arms`).
-        reading: from results to paragraphs that say what came out, each sentence only where it holds.
+        reading: from the view and results to paragraphs that say what came out, each sentence only where it holds.
         terms: the words of the page that need saying, each with what it means.
         source: where the study comes from.
         lines: the words of the lines that metrics are compared with, by name. Cells whose arm is one of them are no
@@ -226,7 +225,7 @@ class View:
     axis: Axis
     metrics: tuple[Metric, ...]
     arms: Mapping[str, Arm]
-    reading: Callable[[Results], list[str]]
+    reading: Callable[["View", Results], list[str]]
     terms: Sequence[tuple[str, str]] = ()
     source: str = ""
     lines: Mapping[str, str] = field(default_factory=dict)
@@ -257,12 +256,3 @@ class View:
     def along(self, axis: Axis) -> tuple[Metric, ...]:
         """The metrics that have this axis."""
         return tuple(m for m in (*self.metrics, *self.columns) if self.axis_of(m).key == axis.key)
-
-
-def view_of(results: Results) -> View:
-    """The view of the kind of study that the results are of.
-
-    Raises:
-        Invalid: if there is no such kind here.
-    """
-    return KINDS.look_up(results.kind).view()

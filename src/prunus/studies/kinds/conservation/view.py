@@ -52,7 +52,7 @@ def slope(cell: CellResult) -> float:
     return sum((x - x0) * (y - y0) for x, y in points) / spread if spread else float("nan")
 
 
-def reading(results: Results) -> list[str]:
+def reading(_view: View, results: Results) -> list[str]:
     """A paragraph for each network: slopes, and the error of the laws."""
     said = []
     for network in networks(results):

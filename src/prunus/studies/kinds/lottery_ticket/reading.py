@@ -2,20 +2,20 @@
 
 from prunus.studies.kinds.lottery_ticket.metrics import ARMS, AT_END, AT_STOP, STOP, dense, test_accuracy
 from prunus.studies.report.curves import curves, networks
-from prunus.studies.report.view import Curve, Point
+from prunus.studies.report.view import Curve, Point, View
 from prunus.studies.report.words import called, percent, trials
 from prunus.studies.results import CellResult, Results
 
 UNIT = "\u00a0%"  # a space that no line breaks at
 
 
-def reading(results: Results) -> list[str]:
+def reading(view: View, results: Results) -> list[str]:
     """A paragraph for each network."""
-    return [_paragraph(results, network) for network in networks(results)]
+    return [_paragraph(view, results, network) for network in networks(results)]
 
 
-def _paragraph(results: Results, network: str) -> str:
-    stop, at_stop, at_end = (curves(results, network, metric) for metric in (STOP, AT_STOP, AT_END))
+def _paragraph(view: View, results: Results, network: str) -> str:
+    stop, at_stop, at_end = (curves(view, results, network, metric) for metric in (STOP, AT_STOP, AT_END))
     sentences = [
         _at_end(called(network), at_end),
         _winning(stop, at_stop),

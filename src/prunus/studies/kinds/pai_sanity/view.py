@@ -38,7 +38,7 @@ def _of(criterion: str) -> Metric:
     )
 
 
-def reading(results: Results) -> list[str]:
+def reading(_view: View, results: Results) -> list[str]:
     """A paragraph for each network: what each control changes, at the sparsest ratio."""
     said = []
     for network in networks(results):

@@ -39,7 +39,7 @@ EMPTY = Metric(
 )
 
 
-def reading(results: Results) -> list[str]:
+def reading(_view: View, results: Results) -> list[str]:
     """A paragraph for each network and ratio: how many rounds are enough."""
     said = []
     for network in networks(results):

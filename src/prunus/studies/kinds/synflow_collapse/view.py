@@ -20,7 +20,7 @@ from prunus.studies.report.words import called
 from prunus.studies.results import CellResult, Results
 
 
-def reading(results: Results) -> list[str]:
+def reading(_view: View, results: Results) -> list[str]:
     """A paragraph for each network: critical compressions, then accuracies."""
     said = []
     for network in networks(results):
