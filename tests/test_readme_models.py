@@ -85,6 +85,7 @@ def bert():
 
 
 @pytest.mark.parametrize("make", [vision, bert])
+@pytest.mark.filterwarnings("ignore:no weight is kept in:UserWarning")
 def test_pruned_and_trained_by_adamw_it_is_exactly_sparse_and_still_itself(make):
     with torch.random.fork_rng(devices=[]):  # initialisation and dropout draw from torch's own generator
         torch.manual_seed(0)

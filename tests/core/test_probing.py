@@ -30,6 +30,8 @@ entropy = nn.functional.cross_entropy
         ({"a": X, "labels": Y}, (), {"a": X, "labels": Y}, Y),
         ({"a": X}, (), {"a": X}, None),
         ((X, None), (X,), {}, None),
+        ([X], (X,), {}, None),
+        (({"a": X},), (), {"a": X}, None),
     ],
 )
 def test_the_usual_forms_of_a_batch(given, args, kwargs, targets):
@@ -41,7 +43,7 @@ def test_the_usual_forms_of_a_batch(given, args, kwargs, targets):
     assert read.targets is targets
 
 
-@pytest.mark.parametrize("given", [None, 3, "text", (X,), (X, Y, Y), {1, 2}])
+@pytest.mark.parametrize("given", [None, 3, "text", (), (3,), (X, Y, Y), {1, 2}])
 def test_other_forms_are_refused(given):
     with pytest.raises(Invalid, match=r"a batch is of type \w+; allowed: a tensor, \(inputs, targets\) or a mapping"):
         Batch.read(given)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import prunus
 from prunus.core.errors import Invalid
 from prunus.pruning import CRITERIA
+from tiny_nets import scoring
 from toy import MLP, ConvNet, Tied, Transformer, batch, build
 
 every_criterion = pytest.mark.parametrize("name", list(CRITERIA))
@@ -113,13 +114,10 @@ def test_tied_weights_score_as_the_sum_of_their_places(name):
     if name == "grasp":  # the gradient of half the squared norm of what a common change does
         first = torch.autograd.grad(loss, weights, create_graph=True)
         common = [first[0] + first[1], *first[2:]]
-        second = torch.autograd.grad(sum(g.square().sum() for g in common) / 2, weights)
-        first = second
+        first = torch.autograd.grad(sum(g.square().sum() for g in common) / 2, weights)
     else:
         first = torch.autograd.grad(loss, weights)
     shared = [first[0] + first[1], *first[2:]]
-    from tiny_nets import scoring
-
     found = CRITERIA[name]()(scoring(tied, batches=data))
     assert len(found) == len(shared) == 3
     form = abs if name in ("snip", "force") else (lambda t: t)

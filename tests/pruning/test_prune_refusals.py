@@ -124,6 +124,7 @@ def test_nan_in_the_weights_of_magnitude():
         ({"include": "tail.*"}, r"include='tail\.\*' matches no prunable parameter"),
         ({"exclude": "*"}, "ConvNet has no prunable weights"),
         ({"model": nn.Sequential(nn.ReLU())}, "Sequential has no prunable weights"),
+        ({"model": build(ConvNet).to("meta")}, r"features\.0\.weight is on the meta device: it has no values to score"),
         ({"model": lambda x: x}, r"model is of type function; allowed: a torch\.nn\.Module"),
     ],
 )

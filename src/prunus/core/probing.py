@@ -44,8 +44,14 @@ class Batch:
         """A batch in any of the usual forms.
 
         A tensor is the input; a mapping is what the model takes by name, with its targets under "labels"; a pair
-        is (inputs, targets), where the inputs are a tensor, a mapping, or a tuple of what the model takes.
+        is (inputs, targets), where the inputs are a tensor, a mapping, or a tuple of what the model takes. Inputs alone
+        may stand in a tuple of one, as loaders of data without targets give them.
+
+        Raises:
+            Invalid: if it is nothing of these.
         """
+        if isinstance(batch, tuple | list) and len(batch) == 1:
+            return cls.read(batch[0])
         if isinstance(batch, Mapping):
             return cls((), dict(batch), batch.get("labels"))
         if isinstance(batch, tuple | list) and len(batch) == 2:

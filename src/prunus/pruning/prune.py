@@ -152,6 +152,9 @@ def _densities(density_at: Schedule, density: float, rounds: int) -> list[float]
 
 
 def _check_room(density: float, weights: Mapping[str, nn.Parameter]) -> None:
+    for name, weight in weights.items():
+        if weight.is_meta:
+            raise Invalid(f"{name} is on the meta device: it has no values to score")
     total = sum(weight.numel() for weight in weights.values())
     if total and not round(density * total):
         raise Invalid(

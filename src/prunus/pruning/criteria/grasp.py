@@ -26,7 +26,8 @@ class GraSP:
     author's code scores in training mode and draws the linear layers anew first, which is not done here.
 
     Args:
-        temperature: what logits are divided by. Default: 200.
+        temperature: what logits are divided by. A model's own loss (Transformers) must be cross-entropy then, of the
+            targets or of each token with the next. Default: 200.
         per_class: how many examples of each class to score on, as in `Saliency`; None is all. Default: 10.
         mode: "eval" or "train" (the author's), as in `Saliency`. Default: "eval".
     """

@@ -27,6 +27,7 @@ class SynFlow:
     neural networks without any data by iteratively conserving synaptic flow", 2020, NeurIPS. Each layer that all
     flow passes carries the same sum of scores, so it keeps a weight as long as there are as many weights as layers.
     A layer beside a shortcut has no such share, nor has a shortcut: it may be emptied (see `protect` of `prune`).
+    So may the blocks of transformers, each of which stands beside the residual stream.
 
     The paper defines the flow for layers, convolutions, BatchNorm at initialisation, pooling and ReLU. What the rest
     of a network does (attention, other norms, other activations, gates, embeddings) is said in

@@ -28,6 +28,12 @@ def curves(view: View, results: Results, network: str, metric: Metric) -> list[C
     return [Curve(arm, _points(places, axis)) for arm, places in found.items() if places]
 
 
+def panels(view: View, results: Results) -> list[Metric]:
+    """The metrics that have a panel."""
+    measured = [m for m in view.metrics if any(curves(view, results, n, m) for n in networks(results))]
+    return [metric for metric in view.metrics if metric in measured or not metric.optional]
+
+
 def lines(results: Results, network: str, metric: Metric, measured: Sequence[Curve]) -> list[Line]:
     """The lines that a panel with these curves has."""
     return list(metric.lines([cell for cell in results.cells if cell.network == network], measured))

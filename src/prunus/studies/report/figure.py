@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from prunus.studies.report.axes import x_axis, y_axis
-from prunus.studies.report.curves import all_lines, curves, lines, networks
+from prunus.studies.report.curves import all_lines, curves, lines, networks, panels
 from prunus.studies.report.style import DASHES, Theme, light, rc
 from prunus.studies.report.view import Axis, Curve, Line, Metric, View
 from prunus.studies.report.views import view_of
@@ -37,12 +37,13 @@ def saved(figure: Figure, kind: str, **options: Any) -> bytes:
 def draw(results: Results) -> Figure:
     """The whole figure: one row of panels for each network, one legend, a line that says what it shows."""
     view, names = view_of(results), networks(results)
-    theme, width = light(view.arms), max(2, len(view.metrics)) * PANEL
+    metrics = panels(view, results)
+    theme, width = light(view.arms), max(2, len(metrics)) * PANEL
     figure = Figure(figsize=(width, 0.85 + 2.75 * len(names)), facecolor=theme.paper, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.03, hspace=0.05)  # pyright: ignore
-    panels = figure.subplots(len(names), len(view.metrics), squeeze=False)
-    for i, (row, network) in enumerate(zip(panels, names, strict=True)):
-        for axes, metric in zip(row, view.metrics, strict=True):
+    rows = figure.subplots(len(names), len(metrics), squeeze=False)
+    for i, (row, network) in enumerate(zip(rows, names, strict=True)):
+        for axes, metric in zip(row, metrics, strict=True):
             draw_panel(axes, results, network, metric, theme)
             axes.set_xlabel(view.axis_of(metric).label if i == len(names) - 1 else "")
         if len(names) > 1:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from prunus._version import __version__
 from prunus.studies.report import tables
-from prunus.studies.report.curves import all_lines, networks
+from prunus.studies.report.curves import all_lines, networks, panels
 from prunus.studies.report.panel import panel
 from prunus.studies.report.reading import reading
 from prunus.studies.report.training import training
@@ -22,10 +22,10 @@ from prunus.studies.results import Results
 def page(results: Results) -> str:
     """The HTML of the page."""
     view = view_of(results)
-    rows = []
+    metrics, rows = panels(view, results), []
     for i, network in enumerate(networks(results)):
-        panels = [panel(results, network, metric, f"p{i}{j}") for j, metric in enumerate(view.metrics)]
-        rows.append({"name": called(network), "panels": panels})
+        drawn_here = [panel(results, network, metric, f"p{i}{j}") for j, metric in enumerate(metrics)]
+        rows.append({"name": called(network), "panels": drawn_here})
     data = {
         "arms": view.words,
         "panels": [p.places for row in rows for p in row["panels"]],

@@ -143,6 +143,7 @@ class Metric:
         whole: whether it counts something: whole numbers, on an axis from zero.
         share: metrics with the same word here share their vertical axis, so that they can be compared.
         joined: whether points are joined by a line.
+        optional: whether it is left out of the figure of a study that has no value of it.
         form: a number as the report prints it, without unit; default by what the metric is.
         lines: from the cells of one network and their curves to the lines to compare with.
     """
@@ -157,6 +158,7 @@ class Metric:
     whole: bool = False
     share: str = ""
     joined: bool = True
+    optional: bool = False
     form: Callable[[float], str] | None = None
     lines: Callable[[Sequence[CellResult], Sequence[Curve]], Iterable[Line]] = no_lines
 

@@ -56,7 +56,13 @@ def maximum(cells: Sequence[CellResult], _curves: Sequence[Curve], /) -> Iterabl
 
 
 ACCURACY = Metric(
-    "test_accuracy", "Test accuracy at end of training", "%", accuracy, short="test at end, %", lines=dense_level
+    "test_accuracy",
+    "Test accuracy at end of training",
+    "%",
+    accuracy,
+    short="test at end, %",
+    lines=dense_level,
+    optional=True,
 )
 EMPTIEST = Metric(
     "weights_of_emptiest_layer",

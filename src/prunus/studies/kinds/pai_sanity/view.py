@@ -35,6 +35,7 @@ def _of(criterion: str) -> Metric:
         short=f"{words}, %",
         share="accuracy",
         lines=dense_level,
+        optional=True,
     )
 
 
