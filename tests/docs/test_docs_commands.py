@@ -12,6 +12,7 @@ from pages import PAGES, ROOT, blocks, prose, rows
 
 from prunus.cli import app, main
 from prunus.core.errors import Invalid
+from prunus.studies.kinds import KINDS
 from prunus.studies.resolve import STUDIES, parse_assignment, resolve
 from prunus.studies.show import CATALOGUE
 from prunus.training import Recipe
@@ -146,7 +147,7 @@ def test_the_tables_of_names_are_complete():
     presets = {row[0] for row in rows(TEXT["docs/studies.md"].split("## Presets")[1])}
     assert set(STUDIES["lottery-ticket"]) <= presets
     groups = {row[0] for row in rows(TEXT["docs/adding-a-method.md"])} - {"group"}
-    tables: list[Any] = [CATALOGUE[kind] for kind in ("criteria", "scopes", "schedules", "models", "data")]
+    tables: list[Any] = [CATALOGUE[kind] for kind in ("criteria", "scopes", "schedules", "models", "data")] + [KINDS]
     assert groups == {table.group for table in tables}
 
 
