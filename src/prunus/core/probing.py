@@ -18,7 +18,8 @@ from torch.func import functional_call
 from prunus.core.errors import Invalid
 from prunus.core.params import device_of
 
-#: How modules behave while they are asked: as in evaluation (BatchNorm by its statistics), or as in training.
+#: How BatchNorm normalises while a model is asked: by its own statistics, or by those of the batch, as in training. All
+#: else is as in evaluation: dropout would make scores depend on the state of a generator.
 Mode = Literal["eval", "train"]
 MODES: tuple[str, ...] = ("eval", "train")
 
@@ -141,9 +142,9 @@ def refusal(model: nn.Module, batch: Batch, error: BaseException) -> str:
 
 @contextmanager
 def untouched(model: nn.Module, mode: str = "eval") -> Iterator[None]:
-    """Within, the model is in evaluation or training mode and runs uncompiled, and gradients can be taken.
+    """Within, the model is in evaluation mode and runs uncompiled, and gradients can be taken.
 
-    No autocast and no inference mode of the caller's reach inside. Afterwards all is as it was.
+    In the mode "train" BatchNorm normalises by the batch, as in training; nothing else does as in training. No autocast and no inference mode of the caller's reach inside. Afterwards all is as it was.
     """
     if mode not in MODES:
         raise Invalid(f"mode is {mode!r}; allowed: {', '.join(MODES)}")
@@ -158,7 +159,7 @@ def untouched(model: nn.Module, mode: str = "eval") -> Iterator[None]:
             _uncompiled(model),
         ):
             for module, _ in before:
-                module.training = mode == "train"
+                module.training = mode == "train" and isinstance(module, nn.modules.batchnorm._NormBase)
             yield
     finally:
         for module, training in before:

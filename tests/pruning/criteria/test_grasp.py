@@ -1,5 +1,7 @@
 """GraSP against an explicit Hessian, and the sign of its scores against weights that are really taken away."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -42,17 +44,19 @@ def flat(scores) -> Tensor:
 
 @pytest.mark.parametrize("kind", NETS)
 @pytest.mark.parametrize("activation", [nn.ReLU, SMOOTH])
-def test_scores_are_weight_times_hessian_times_gradient(kind, activation):
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_scores_are_weight_times_hessian_times_gradient(kind, activation, mode):
     model, batches = tiny(kind, activation), some(kind)
-    found = flat(prunus.GraSP()(scoring(model, batches=batches)))
-    expected = by_hessian(model, batches)
+    found = flat(prunus.GraSP(mode=mode)(scoring(model, batches=batches)))
+    # BatchNorm by its statistics, or by those of the batch
+    expected = by_hessian(copy.deepcopy(model).train(mode == "train"), batches)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("kind", NETS)
 def test_many_batches_are_one_loss(kind):
     model, batches = tiny(kind, SMOOTH), some(kind, 3)
-    found = flat(prunus.GraSP(per_class=None)(scoring(model, batches=batches)))
+    found = flat(prunus.GraSP(per_class=None, mode="eval")(scoring(model, batches=batches)))
     expected = by_hessian(model, batches)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12 * float(expected.abs().max()))
 

@@ -35,7 +35,8 @@ class Saliency:
         per_class: how many examples of each class to score on, the first in the batches (where targets are no class
             numbers, the first 256 examples). Default: None, all batches as they are.
         mode: "eval", in which BatchNorm uses its statistics (as the code of the SynFlow paper does for all criteria
-            that it compares), or "train". BatchNorm's statistics are left alone in either. Default: "eval".
+            that it compares), or "train", in which it normalises by the batch. Its statistics are left alone in
+            either, and dropout is off. Default: "eval".
     """
 
     form: Form = "signed"

@@ -19,7 +19,8 @@ class InitialPruning(BaseModel):
         criteria: what gives scores: names of `prunus list criteria`.
         exponents: compression ratios, as powers of ten: 1.5 keeps one weight in 10^1.5.
         per_class: how many training examples of each class criteria look at.
-        mode: whether BatchNorm uses its own statistics (`eval`) or the batch's (`train`) while they do.
+        mode: whether BatchNorm uses its own statistics (`eval`) or the batch's (`train`) while they do; null is as each
+            criterion has it.
         protect: how many weights each layer keeps at least (a whole number), or which fraction of its own.
     """
 
@@ -27,7 +28,7 @@ class InitialPruning(BaseModel):
     criteria: tuple[str, ...] = ("random", "magnitude", "snip", "grasp", "synflow")
     exponents: tuple[Exponent, ...] = (0.5, 1.0, 1.5, 2.0)
     per_class: AtLeastOne = 10
-    mode: Literal["eval", "train"] = "eval"
+    mode: Literal["eval", "train"] | None = None
     protect: int | float | None = None
 
     @field_validator("criteria")

@@ -26,7 +26,8 @@ def criterion_of(name: str, config: InitialPruning, data: DataSet) -> Criterion:
     if kind is SynFlow:
         return SynFlow(inputs=example_of(data))
     known = {field.name for field in fields(kind)}
-    return kind(**{option: getattr(config, option) for option in ("per_class", "mode") if option in known})
+    said = {"per_class": config.per_class, "mode": config.mode}
+    return kind(**{option: value for option, value in said.items() if option in known and value is not None})
 
 
 def example_of(data: DataSet) -> Tensor:

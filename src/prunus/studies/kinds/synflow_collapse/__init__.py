@@ -27,7 +27,7 @@ SYNFLOW_COLLAPSE = Kind(
     config=SynFlowCollapse,
     presets={
         "quick": "Conv-4 on digits, in a minute",
-        "cifar": "a narrow VGG-11 and a narrow ResNet-18 on 5,000 images of CIFAR-10, in minutes",
+        "cifar": "a narrow VGG-11 on 5,000 images of CIFAR-10, in minutes",
         "untrained": "VGG-16, VGG-11 and ResNet-18 for CIFAR-10, masks only: critical compressions",
         "paper": "VGG-16 and ResNet-18 on CIFAR-10, as published; for a GPU",
     },
