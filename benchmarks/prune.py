@@ -45,7 +45,7 @@ def ours(model: nn.Module, criterion: str, rounds: int) -> prunus.Masks:
         "random": lambda: prunus.prune(model, prunus.Random(), DENSITY, generator=torch.Generator().manual_seed(0)),
         "magnitude": lambda: prunus.prune(model, prunus.Magnitude(), DENSITY),
         "snip": lambda: prunus.prune(model, prunus.SNIP(per_class=None), DENSITY, batches=data()),
-        "grasp": lambda: prunus.prune(model, prunus.GraSP(per_class=None), DENSITY, batches=data()),
+        "grasp": lambda: prunus.prune(model, prunus.GraSP(per_class=None, mode="eval"), DENSITY, batches=data()),
         "synflow": lambda: prunus.prune(model, prunus.SynFlow(torch.ones(1, *SHAPE)), DENSITY, rounds=rounds),
     }
     return made[criterion]()
