@@ -144,7 +144,8 @@ def refusal(model: nn.Module, batch: Batch, error: BaseException) -> str:
 def untouched(model: nn.Module, mode: str = "eval") -> Iterator[None]:
     """Within, the model is in evaluation mode and runs uncompiled, and gradients can be taken.
 
-    In the mode "train" BatchNorm normalises by the batch, as in training; nothing else does as in training. No autocast and no inference mode of the caller's reach inside. Afterwards all is as it was.
+    In the mode "train" BatchNorm normalises by the batch, as in training; nothing else does as in training. No autocast
+    and no inference mode of the caller's reach inside. Afterwards all is as it was.
     """
     if mode not in MODES:
         raise Invalid(f"mode is {mode!r}; allowed: {', '.join(MODES)}")
