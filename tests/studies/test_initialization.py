@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from math import log10
 from pathlib import Path
 
@@ -163,6 +165,8 @@ def test_more_rounds_take_less_at_once(tmp_path):
         ("rounds", "prune.rounds", [0], "prune.rounds"),
         ("pai-sanity", "arms", ["upside-down"], "arms"),
         ("conservation", "data.examples", 0, "data.examples"),
+        ("conservation", "prune.exponents", [2.0], "prune.exponents: no such key"),
+        ("synflow-collapse", "prune.rounds", 0, "prune.rounds is 0"),
     ],
 )
 def test_bad_settings_get_one_line(kind, key, value, said):
@@ -171,7 +175,7 @@ def test_bad_settings_get_one_line(kind, key, value, said):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("kind", ["synflow-collapse", "pai-sanity", "conservation", "rounds"])
+@pytest.mark.parametrize("kind", ["synflow-collapse", "pai-sanity", "rounds"])
 def test_a_ratio_that_keeps_nothing_is_refused_before_anything_is_done(kind, tmp_path):
     study = resolve(kind, [*TINY.items(), ("prune.exponents", [9.0])])
     with pytest.raises(Invalid, match=r"exponents has 9\.0, which keeps none of"):
@@ -184,3 +188,25 @@ def test_every_preset_resolves(kind):
     for preset in KINDS[kind].presets:
         study = resolve(kind, [("preset", preset)])
         assert json.loads(study.model_dump_json())["preset"] == preset
+
+
+def test_more_floors_than_weights_are_refused_before_anything_is_done(tmp_path):
+    study = resolve("synflow-collapse", [*TINY.items(), ("prune.exponents", [2.0]), ("prune.protect", 1000)])
+    with pytest.raises(Invalid, match=r"at 10\^2: prune\.protect is 1,000 for conv1\.weight, which has"):
+        prepare(study, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_criterion_of_another_package_has_an_arm_of_its_own(tmp_path):
+    code = """
+from prunus.pruning import CRITERIA, Magnitude
+CRITERIA._rows["of-another"] = Magnitude
+import sys
+from prunus.cli import main
+main(sys.argv[1:])
+"""
+    options = ["--set", "prune.criteria=[of-another, synflow]", "--set", "trials=1", "--out", str(tmp_path)]
+    command = [sys.executable, "-c", code, "run", "conservation", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "of-another" in (tmp_path / "conservation-quick" / "figure.csv").read_text()

@@ -136,3 +136,10 @@ def test_names_that_a_page_cannot_bear_are_refused():
     for names in ({"Arm": "x"}, {"a b": "x"}, {"": "x"}, {"a": "x", "line": "y"}):
         with pytest.raises(Invalid, match="small letters, digits and hyphens, each name once"):
             replace(PLAIN, arms=arms(names), lines={"line": "z"})
+
+
+def test_a_view_that_is_made_anew_each_time_will_do(monkeypatch, tmp_path):
+    kind = replace(KINDS["lottery-ticket"], name="made-up", view=lambda: replace(PLAIN, metrics=(replace(Y),)))
+    monkeypatch.setitem(KINDS._rows, "made-up", kind)
+    found = Results("study", "A study", (cell(y=2.0),), 1, {}, "prunus run study", "made-up")
+    assert write_report(found, tmp_path).png.is_file()

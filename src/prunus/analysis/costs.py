@@ -1,7 +1,7 @@
 """Parameters and multiply-accumulates of a network: dense, under masks, and of what lies on a path."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any
 
@@ -67,10 +67,12 @@ class Costs:
     Attributes:
         layers: one row for each prunable parameter, in the model's order.
         all_parameters: how many parameters the model has in all, with biases, norms and embeddings.
+        inputs: the shapes of the inputs that were counted for, by the names that the model takes them by, or by number.
     """
 
     layers: tuple[Cost, ...]
     all_parameters: int
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def total(self) -> Cost:
@@ -100,6 +102,7 @@ class Costs:
         total = self.total
         lines = [
             f"MACs are multiply-accumulates of one input; 1 MAC is 2 FLOPs. {self.all_parameters:,} parameters in all.",
+            "for inputs of " + ", ".join(" × ".join(map(str, shape)) for shape in self.inputs.values()),
             f"fewer MACs: kept {total.speedup:.4g}×, effective {total.effective_speedup:.4g}×",
         ]
         unused = [layer.name for layer in self.layers if not layer.uses]
@@ -139,7 +142,9 @@ def costs(model: nn.Module, masks: Masks | Mapping[str, Tensor] | None = None, i
     with untouched(model), torch.no_grad(), counter:
         Probe(model, {})(example.mapped(lambda t: t[:1]).to(device_of(model), _dtype(model)))
     rows = tuple(_row(name, weights[name], counter.seen[name], mask, found[name]) for name, mask in given.items())
-    return Costs(rows, sum(parameter.numel() for parameter in model.parameters()))
+    given_by = {**dict(enumerate(example.args)), **example.kwargs}
+    shapes = {str(n): tuple(t.shape[1:]) for n, t in given_by.items() if isinstance(t, Tensor)}
+    return Costs(rows, sum(parameter.numel() for parameter in model.parameters()), shapes)
 
 
 def _dtype(model: nn.Module) -> torch.dtype | None:

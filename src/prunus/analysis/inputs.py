@@ -69,8 +69,8 @@ def _tried(model: nn.Module) -> Batch:
         fallback = fallback or batch
     if fallback is None:
         raise Invalid(
-            f"{type(model).__name__}: what it takes could not be found out; say so by an example, "
-            "such as inputs=torch.ones(1, 3, 32, 32)"
+            f"{type(model).__name__}: what it takes could not be found out; give an example, such as "
+            "inputs=torch.ones(1, 3, 32, 32), as an option of SynFlow or of the analysis"
         )
     return fallback
 

@@ -44,7 +44,7 @@ def prune(
 
     The model is only read: hand the masks to `prunus.apply` to make it sparse. In each round the criterion scores
     the weights under the masks so far, and what was pruned stays pruned (but for a criterion such as FORCE, which
-    says otherwise). There is no default criterion.
+    says otherwise). Masks that the model holds already are not looked at. There is no default criterion.
 
     Args:
         model: any `nn.Module`.

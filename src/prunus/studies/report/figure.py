@@ -71,7 +71,7 @@ def draw_panel(axes: Axes, results: Results, network: str, metric: Metric, theme
     for curve in reversed(shown):  # the first arm is drawn last, on top
         if curve.arm in view.arms:
             _draw_curve(axes, view, metric, curve, theme)
-    together = [m for m in view.metrics if m is metric or (m.share and m.share == metric.share)]
+    together = [m for m in view.metrics if m.key == metric.key or (m.share and m.share == metric.share)]
     y_axis(axes, metric, [c for m in together for c in curves(view, results, network, m)], compared)
 
 
@@ -130,8 +130,9 @@ def _places(results: Results, network: str, axis: Axis) -> list[float]:
 def _legend(results: Results, theme: Theme) -> list[Line2D]:
     view = view_of(results)
     present = {cell.arm for cell in results.cells}
+    ls = "-" if any(metric.joined for metric in view.metrics) else "none"
     handles = [
-        Line2D([], [], color=arm.look.colour, marker=arm.look.marker, mec=theme.paper, mew=0.5, label=arm.words)
+        Line2D([], [], color=arm.look.colour, marker=arm.look.marker, mec=theme.paper, mew=0.5, ls=ls, label=arm.words)
         for name, arm in view.arms.items()
         if name in present
     ]

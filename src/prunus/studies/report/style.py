@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 
@@ -53,9 +54,9 @@ def arms(words: Mapping[str, str]) -> dict[str, Arm]:
     """Arms in the colours of the palette.
 
     Args:
-        words: the words of each arm, by its name in records; at most as many as the palette has looks.
+        words: the words of each arm, by its name in records. After as many as the palette has looks, they come again.
     """
-    return {name: Arm(said, look) for (name, said), look in zip(words.items(), PALETTE[: len(words)], strict=True)}
+    return {name: Arm(said, look) for (name, said), look in zip(words.items(), cycle(PALETTE), strict=False)}
 
 
 #: How lines to compare with are dashed, in their order.

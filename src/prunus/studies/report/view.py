@@ -6,11 +6,14 @@ cell, or several with places of their own; a panel shows its mean and range over
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from re import fullmatch
+from re import compile as pattern
 
 from prunus.core.errors import Invalid
 from prunus.studies.report.style import Arm
 from prunus.studies.results import CellResult, Results
+
+#: What the names of arms and lines look like.
+NAME = pattern(r"[a-z][a-z0-9-]*")
 
 
 @dataclass(frozen=True)
@@ -237,7 +240,7 @@ class View:
 
     def __post_init__(self) -> None:
         for name in (*self.arms, *self.lines):
-            if not fullmatch(r"[a-z][a-z0-9-]*", name) or (name in self.arms and name in self.lines):
+            if not NAME.fullmatch(name) or (name in self.arms and name in self.lines):
                 raise Invalid(f"arm or line is {name!r}; allowed: small letters, digits and hyphens, each name once")
 
     def axis_of(self, metric: Metric) -> Axis:

@@ -6,8 +6,7 @@ Tanaka, Kunin, Yamins and Ganguli, "Pruning neural networks without any data by 
 
 from typing import TYPE_CHECKING
 
-from prunus.studies.kinds.conservation.work import ConservationStudy, begin, expand
-from prunus.studies.kinds.initialization.check import check
+from prunus.studies.kinds.conservation.work import ConservationStudy, begin, check, expand
 from prunus.studies.kinds.kind import Kind
 
 if TYPE_CHECKING:

@@ -41,7 +41,9 @@ def _inverse(cells: Sequence[CellResult], _curves: Sequence[Curve], /) -> Iterab
     return [Line("inverse", points=((min(sizes), share / min(sizes)), (max(sizes), share / max(sizes))))]
 
 
-MEAN = Metric("mean_score", "Mean score of a layer, relative", "", mean_scores, log=True, joined=False, lines=_inverse)
+MEAN = Metric(
+    "mean_score", "Mean score of a layer over the network's", "", mean_scores, log=True, joined=False, lines=_inverse
+)
 
 
 def slope(cell: CellResult) -> float:

@@ -9,16 +9,23 @@ from prunus.analysis.conservation import conservation
 from prunus.core.masks import Masks
 from prunus.data import DataSet
 from prunus.studies.cells import Cell
-from prunus.studies.config import BaseSetting, Study
-from prunus.studies.kinds.initialization.config import InitialSetting
+from prunus.studies.config import BaseSetting, Study, TrainConfig
+from prunus.studies.kinds.initialization.config import InitialScoring
 from prunus.studies.kinds.initialization.grid import Make, cells_of
 from prunus.studies.kinds.initialization.masks import criterion_of, example_of, scores_of
 from prunus.studies.store import Store
-from prunus.studies.work import Work, new_model
+from prunus.studies.work import Work, check_model, new_model
 from prunus.training.lane import Watch
 
 
-class ConservationStudy(Study[InitialSetting]):
+class Setting(BaseSetting):
+    """One network on one data set: a row of the figure."""
+
+    train: TrainConfig = TrainConfig()  # type: ignore[valid-type]
+    prune: InitialScoring = InitialScoring()
+
+
+class ConservationStudy(Study[Setting]):
     """The conservation study, resolved."""
 
 
@@ -28,9 +35,14 @@ def expand(study: ConservationStudy, data: Mapping[str, DataSet]) -> list[Cell]:
 
 
 def _cells(make: Make, setting: BaseSetting) -> Iterator[Cell]:
-    assert isinstance(setting, InitialSetting)
+    assert isinstance(setting, Setting)
     for criterion in setting.prune.criteria:
         yield make(criterion, 0, "scores", trains=False)
+
+
+def check(cell: Cell, data: DataSet) -> None:
+    """Refuse a network that cannot be made."""
+    check_model(cell, data)
 
 
 def begin(cell: Cell, data: DataSet, _store: Store, _watch: Watch | None = None) -> Work:

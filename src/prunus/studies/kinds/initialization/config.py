@@ -12,24 +12,20 @@ from prunus.studies.config import STRICT, AtLeastOne, BaseSetting, TrainConfig
 Exponent = Annotated[float, Field(ge=0, le=12)]
 
 
-class InitialPruning(BaseModel):
-    """How masks are found before training.
+class InitialScoring(BaseModel):
+    """How weights are scored before training.
 
     Attributes:
         criteria: what gives scores: names of `prunus list criteria`.
-        exponents: compression ratios, as powers of ten: 1.5 keeps one weight in 10^1.5.
         per_class: how many training examples of each class criteria look at.
         mode: whether BatchNorm uses its own statistics (`eval`) or the batch's (`train`) while they do; null is as each
             criterion has it.
-        protect: how many weights each layer keeps at least (a whole number), or which fraction of its own.
     """
 
     model_config = STRICT
     criteria: tuple[str, ...] = ("random", "magnitude", "snip", "grasp", "synflow")
-    exponents: tuple[Exponent, ...] = (0.5, 1.0, 1.5, 2.0)
     per_class: AtLeastOne = 10
     mode: Literal["eval", "train"] | None = None
-    protect: int | float | None = None
 
     @field_validator("criteria")
     @classmethod
@@ -37,6 +33,18 @@ class InitialPruning(BaseModel):
         for name in criteria:
             CRITERIA.look_up(name, "criteria")
         return _once("criteria", criteria)
+
+
+class InitialPruning(InitialScoring):
+    """How masks are found before training.
+
+    Attributes:
+        exponents: compression ratios, as powers of ten: 1.5 keeps one weight in 10^1.5.
+        protect: how many weights each layer keeps at least (a whole number), or which fraction of its own.
+    """
+
+    exponents: tuple[Exponent, ...] = (0.5, 1.0, 1.5, 2.0)
+    protect: int | float | None = None
 
     @field_validator("exponents")
     @classmethod

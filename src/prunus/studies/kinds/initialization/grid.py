@@ -40,7 +40,7 @@ class Make:
             own: all else that determines it.
         """
         prune = self._setting.prune
-        options = {"per_class": prune.per_class, "mode": prune.mode, "protect": prune.protect}
+        options = {"per_class": prune.per_class, "mode": prune.mode, "protect": getattr(prune, "protect", None)}
         identity = {
             **self._shared,
             "study": self._study.study,

@@ -14,13 +14,13 @@ from prunus.core.seeds import generator
 from prunus.data import DataSet
 from prunus.pruning import CRITERIA, Criterion, Scoring, SynFlow, prune
 from prunus.studies.cells import Cell
-from prunus.studies.kinds.initialization.config import InitialPruning
+from prunus.studies.kinds.initialization.config import InitialScoring
 
 #: How many examples are read at once.
 READ = 256
 
 
-def criterion_of(name: str, config: InitialPruning, data: DataSet) -> Criterion:
+def criterion_of(name: str, config: InitialScoring, data: DataSet) -> Criterion:
     """The criterion of that name, with the options of the study that it has."""
     kind: Any = CRITERIA[name]
     if kind is SynFlow:

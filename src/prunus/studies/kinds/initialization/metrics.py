@@ -3,23 +3,24 @@
 from collections.abc import Iterable, Sequence
 from math import log10
 
+from prunus.pruning import CRITERIA as TABLE
 from prunus.studies.report.style import arms
-from prunus.studies.report.view import Axis, Curve, Line, Metric
+from prunus.studies.report.view import NAME, Axis, Curve, Line, Metric
 from prunus.studies.results import CellResult
 
-#: The criteria in the order of the figures; those of other packages have no look of their own.
-CRITERIA = arms(
-    {
-        "synflow": "SynFlow",
-        "snip": "SNIP",
-        "grasp": "GraSP",
-        "magnitude": "magnitude",
-        "random": "random",
-        "iterative-snip": "iterative SNIP",
-        "force": "FORCE",
-        "saliency": "signed saliency",
-    }
-)
+_WORDS = {
+    "synflow": "SynFlow",
+    "snip": "SNIP",
+    "grasp": "GraSP",
+    "magnitude": "magnitude",
+    "random": "random",
+    "iterative-snip": "iterative SNIP",
+    "force": "FORCE",
+    "saliency": "signed saliency",
+}
+
+#: The criteria in the order of the figures, those of other packages last.
+CRITERIA = arms({**_WORDS, **{name: name for name in TABLE if name not in _WORDS and NAME.fullmatch(name)}})
 
 
 def power(ratio: float) -> str:

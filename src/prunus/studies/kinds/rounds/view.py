@@ -27,7 +27,7 @@ def _one(_cells: Sequence[CellResult], _curves: Sequence[Curve], /) -> Iterable[
 
 TAKEN = Metric(
     "most_taken_in_a_round",
-    "Most flow taken in a round, of a layer's",
+    "Flow taken in a round / a layer's",
     "",
     lambda cell: cell.measures["taken"],
     short="taken / layer's flow",

@@ -8,7 +8,7 @@ from prunus.analysis.critical import Critical, critical_compression, critical_co
 from prunus.core.masks import Masks
 from prunus.data import DataSet
 from prunus.studies.cells import Cell
-from prunus.studies.config import BaseSetting, Study, TrainConfig
+from prunus.studies.config import AtLeastOne, BaseSetting, Study, TrainConfig
 from prunus.studies.kinds.initialization.config import Exponent, InitialPruning
 from prunus.studies.kinds.initialization.grid import Make, cells_of
 from prunus.studies.kinds.initialization.masks import criterion_of, example_of, found, scores_of
@@ -30,7 +30,7 @@ class CollapsePruning(InitialPruning):
 
     trained: tuple[Exponent, ...] = ()
     critical: bool = True
-    rounds: int = 100
+    rounds: AtLeastOne = 100
 
 
 class Setting(BaseSetting):
