@@ -151,7 +151,8 @@ def test_a_cell_that_always_loses_its_worker_is_named(tmp_path, cluster, there, 
         run_on_workers(plan, "prunus run", there)
     (cell,) = plan.cells
     assert line(caught).startswith(f"{cell.label}: its worker was lost 3 times and it got no further")
-    assert list(shown.begun.values()) == [3]
+    # on a busy machine a try may get as far as a checkpoint before it is lost, and does not count then
+    assert min(shown.begun.values()) >= 3
 
 
 def test_what_cannot_be_trained_is_told_as_in_one_process(tmp_path, there):
