@@ -1,4 +1,4 @@
-"""What the C++ sources in `native/` give to Python; native/bind_chain.cpp and native/module.cpp have the meanings."""
+"""What the C++ sources in `native/` give to Python; native/bind_*.cpp and native/module.cpp have the meanings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -77,3 +77,13 @@ def sparse_forward(
 ) -> None: ...
 def sparse_input_gradient(pattern: Pattern, values: _Buffer, dy: _Buffer, dx: _Buffer, threads: int) -> None: ...
 def sparse_weight_gradient(pattern: Pattern, x: _Buffer, dy: _Buffer, values: _Buffer, threads: int) -> None: ...
+def write_largest(
+    scores: Sequence[_Buffer],
+    weights: Sequence[_Buffer],
+    outs: Sequence[_Buffer],
+    keep: int,
+    absolute: bool,
+    in_order: bool,
+    threads: int,
+) -> tuple[float, int]: ...
+def score_gradient(gradient: _Buffer, weights: _Buffer, scores: _Buffer, out: _Buffer, threads: int) -> None: ...

@@ -20,5 +20,6 @@ inline void check(bool holds, const char* what) {
 
 void bind_chain(nb::module_& m);
 void bind_sparse(nb::module_& m);
+void bind_ranked(nb::module_& m);
 
 }  // namespace prunus

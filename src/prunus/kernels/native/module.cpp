@@ -54,6 +54,7 @@ NB_MODULE(_native, m) {
     m.def("threads", &threads, "The number of threads that a parallel region gets now, on the calling thread.");
     prunus::bind_chain(m);
     prunus::bind_sparse(m);
+    prunus::bind_ranked(m);
 #ifdef _OPENMP
     m.attr("openmp") = true;
 #else
