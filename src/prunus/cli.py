@@ -125,11 +125,11 @@ def list_(
 
 
 @app.command()
-def inspect(file: Annotated[Path, typer.Argument(help="A ticket file.")]) -> None:
-    """Show what is in a ticket file, after checking that it is whole."""
-    from prunus.studies.show import print_ticket
+def inspect(file: Annotated[Path, typer.Argument(help="A ticket or supermask file.")]) -> None:
+    """Show what is in a ticket or supermask file, after checking that it is whole."""
+    from prunus.studies.show import print_file
 
-    print_ticket(file)
+    print_file(file)
 
 
 @app.callback(invoke_without_command=True)

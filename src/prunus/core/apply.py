@@ -28,6 +28,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from prunus.core.errors import Invalid, nearest
+from prunus.core.learned import masks_learned
 from prunus.core.masks import Masks
 from prunus.core.params import owners
 
@@ -71,7 +72,8 @@ def apply(model: nn.Module, masks: Masks | Mapping[str, Tensor]) -> "Handle":
 def masks_of(model: nn.Module) -> Masks:
     """A copy of the masks that `model` holds, in the order of its parameters.
 
-    Tied weights are listed once, under their first name. Parameters without a mask are not listed.
+    Masks that `prunus.supermask` learns are listed by the names that their weights have in the plain model. Tied
+    weights are listed once, under their first name. Parameters without a mask are not listed.
 
     Raises:
         Invalid: if the model holds no masks, or a masked parameter was replaced by hand since.
@@ -83,9 +85,10 @@ def masks_of(model: nn.Module) -> Masks:
                 raise Invalid(f"{name} was replaced after its mask was applied: apply the masks again")
     held = {name: _every.get(id(parameter)) for name, parameter in model.named_parameters()}
     found = {name: h.keep.mask for name, h in held.items() if h is not None}
+    found |= masks_learned(model)
     if not found:
         raise Invalid(f"this {type(model).__name__} holds no masks: apply(model, masks) gives it some")
-    return Masks(found)
+    return Masks._made(found)
 
 
 def release(model: nn.Module) -> None:

@@ -7,15 +7,18 @@ from torch import nn
 
 from prunus.core.errors import Invalid
 from prunus.core.registry import Table
+from prunus.core.seeds import generator as named_generator
 from prunus.models.conv import conv_2, conv_4, conv_6, conv_8
 from prunus.models.initial import Initialiser, initialise, initialised_by, initialiser_of
 from prunus.models.layers import Shape
 from prunus.models.lenet import lenet_5, lenet_300_100
 from prunus.models.mobilenet import mobilenet_v1, mobilenet_v2
+from prunus.models.reference import Reference, note_reference
 from prunus.models.resnet import resnet_18, resnet_20, resnet_32, resnet_50, resnet_56
 from prunus.models.roles import kind_of, output_layer
 from prunus.models.vgg import vgg_11, vgg_11_bn, vgg_16, vgg_16_bn, vgg_19, vgg_19_bn
 from prunus.models.wide_resnet import wide_resnet_50_2, wrn_16_8, wrn_22_2, wrn_22_8, wrn_28_10
+from prunus.models.wiring_graph import wiring_graph
 
 __all__ = [
     "MODELS",
@@ -60,6 +63,7 @@ MODELS: Table[Architecture] = Table(
         "wide-resnet-50-2": wide_resnet_50_2,
         "mobilenet-v1": mobilenet_v1,
         "mobilenet-v2": mobilenet_v2,
+        "wiring-graph": wiring_graph,
     },
     "prunus.models",
 )
@@ -92,7 +96,19 @@ def build(name: str, input_shape: Shape, classes: int, *, width: float = 1.0, ge
         torch.default_generator.manual_seed(generator.initial_seed())
         model = architecture(shape, classes, float(width))
     initialiser_of(architecture)(model, generator)
+    note_reference(model, Reference(name, shape, classes, float(width)))
     return model
+
+
+def build_from(reference: Reference, seed: int = 0) -> nn.Module:
+    """The network that `reference` refers to, on the CPU, with other weights: those that `seed` gives.
+
+    Raises:
+        Invalid: if there is no such network, or a value is out of range.
+    """
+    draws = named_generator(seed, "rebuilt")
+    shape, width = reference.input_shape, reference.width
+    return build(reference.name, shape, reference.classes, width=width, generator=draws)
 
 
 def _check_shape(input_shape: Shape) -> Shape:

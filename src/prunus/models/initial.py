@@ -66,7 +66,7 @@ def initialise(
         if id(module.weight) not in drawn:  # a tied weight is drawn once
             drawn.add(id(module.weight))
             variance, shape = of_linear if isinstance(module, nn.Linear) else of_convolutions
-            std = variance(*_fans(module)) ** 0.5
+            std = variance(*fans(module)) ** 0.5
             module.weight.copy_(_draw(module.weight.shape, std, shape, generator))
         if module.bias is not None:
             module.bias.zero_()
@@ -95,6 +95,19 @@ def initialiser_of(architecture: object) -> Initialiser:
     return getattr(architecture, _MARK, initialise)
 
 
+def fans(module: nn.Linear | nn.modules.conv._ConvNd) -> tuple[int, int]:
+    """The number of inputs and outputs of one unit of a layer, each at least 1.
+
+    A convolution's are its channels times the size of its field; of a grouped one the inputs are those of one group
+    and the outputs those of all.
+    """
+    outputs, inputs, *field = module.weight.shape
+    if isinstance(module, nn.modules.conv._ConvTransposeNd):
+        outputs, inputs = inputs, outputs
+    # a layer without inputs has no weights to draw
+    return max(1, inputs * prod(field)), max(1, outputs * prod(field))
+
+
 def _read(option: str, scheme: str) -> tuple[Callable[[int, int], float], str]:
     if scheme not in SCHEMES:
         raise Invalid(f"{option} is {scheme!r}; {nearest(scheme, SCHEMES)}")
@@ -108,11 +121,3 @@ def _draw(size: torch.Size, std: float, shape: str, generator: torch.Generator) 
         return draws.normal_(0.0, std, generator=generator)
     bound = 3**0.5 * std
     return draws.uniform_(-bound, bound, generator=generator)
-
-
-def _fans(module: nn.Linear | nn.modules.conv._ConvNd) -> tuple[int, int]:
-    outputs, inputs, *field = module.weight.shape
-    if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        outputs, inputs = inputs, outputs
-    # a layer without inputs has no weights to draw
-    return max(1, inputs * prod(field)), max(1, outputs * prod(field))

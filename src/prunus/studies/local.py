@@ -39,7 +39,8 @@ class LocalRun:
     ) -> None:
         self._schedule, self._data, self._store, self._shown = schedule, data, store, shown
         self._cores, self._every = cores, checkpoint_every
-        self._stacks: dict[str, Stack] = {}  # by variant; variants that are computed together share one
+        self._every_stack: list[Stack] = []
+        self._stacks: dict[str, Stack] = {}  # the last that took a lane of a variant
         self._works: dict[Lane, Work] = {}
         self._filing: dict[Future[None], Work] = {}
         self.failures: list[str] = []
@@ -61,8 +62,7 @@ class LocalRun:
         raise_failures(self.failures)
 
     def _busy(self) -> list[Stack]:
-        stacks = {id(stack): stack for stack in self._stacks.values()}
-        return [stack for stack in stacks.values() if stack.busy]
+        return [stack for stack in self._every_stack if stack.busy]
 
     def _fill(self) -> None:
         for network in self._schedule.networks:
@@ -106,8 +106,10 @@ class LocalRun:
     def _stack(self, network: str, lane: Lane) -> Stack:
         stack = self._stacks.get(network)
         if stack is None or not stack.takes(lane):
-            fitting = (other for other in self._stacks.values() if other.takes(lane))
-            stack = next(fitting, None) or Stack(cores=self._cores, checkpoint_every=self._every)
+            stack = next((other for other in self._every_stack if other.takes(lane)), None)
+            if stack is None:
+                stack = Stack(cores=self._cores, checkpoint_every=self._every)
+                self._every_stack.append(stack)
             self._stacks[network] = stack
         return stack
 

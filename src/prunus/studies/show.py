@@ -1,11 +1,13 @@
-"""Studies, results, names and ticket files as tables in the terminal."""
+"""Studies, results, names and files as tables in the terminal."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -27,6 +29,8 @@ from prunus.studies.report.view import Axis, Metric, Point
 from prunus.studies.report.views import view_of
 from prunus.studies.results import Results
 from prunus.studies.runner import Plan
+from prunus.supermasks.contents import FORMAT as SUPERMASK
+from prunus.supermasks.contents import Artefact
 from prunus.tickets import Ticket
 
 
@@ -130,6 +134,66 @@ def _table_of(
         each = [first.name] if axis.each else []
         table.add_row(arm, *each, axis.shown(first.x), str(first.n), *shown)
     return table
+
+
+def print_file(path: Path) -> None:
+    """Print what a ticket or a supermask file holds, after checking that it is whole.
+
+    Raises:
+        Invalid: if it is neither, cut short or altered.
+    """
+    if _format(path) == SUPERMASK:
+        print_supermask(path)
+    else:
+        print_ticket(path)
+
+
+def _format(path: Path) -> str | None:
+    """What a file says that it is; None where it says nothing, and reading it will say why."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get("format")
+    except (safetensors.SafetensorError, ValueError, OSError, MemoryError):
+        return None
+
+
+def print_supermask(path: Path) -> None:
+    """Print what a supermask file holds: the masks and what they cost, layer by layer, and the whole.
+
+    The bound is n · H(kept / n) bits, with H the entropy of a coin that falls so.
+    """
+    artefact = Artefact.read(path)
+    table = RichTable(box=SIMPLE_HEAD, padding=0, show_edge=False, show_footer=True)
+    table.add_column("weight", "all", overflow="fold")
+    totals = (artefact.kept, artefact.coded, artefact.bound, artefact.count)
+    for name, total in zip(("shape", "kept", "bytes", "bound", "bits a weight"), ["", *_costs(*totals)], strict=True):
+        table.add_column(name, total, justify="right")
+    for layer in artefact.layers:
+        shape = "×".join(map(str, layer.shape))
+        table.add_row(layer.name, shape, *_costs(layer.kept, layer.coded, layer.bound, layer.count))
+    _print(table)
+    ratio = f"{artefact.dense / artefact.size:,.1f} times smaller"
+    print(f"{artefact.size:,} bytes, {ratio} than a dense checkpoint in float32 ({artefact.dense:,} bytes)")
+    print(yaml.safe_dump(_about(artefact), sort_keys=False, allow_unicode=True), end="")
+
+
+def _costs(kept: int, coded: int, bound: float, count: int) -> list[str]:
+    return [f"{kept:,}", f"{coded:,}", f"{bound:,.0f}", f"{8 * coded / max(1, count):.4f}"]
+
+
+def _about(artefact: Artefact) -> dict[str, Any]:
+    """What there is to say about a supermask as a whole."""
+    reference, origin = artefact.reference, artefact.origin
+    shape = "×".join(map(str, reference.input_shape)) if reference else ""
+    return {
+        "method": {artefact.method["name"]: {k: v for k, v in artefact.method["options"].items() if v is not None}},
+        "density": float(f"{artefact.kept / max(1, artefact.count):.6g}"),
+        "network": {**asdict(reference), "input_shape": shape} if reference else "another; load needs one like it",
+        "weights": asdict(origin) if origin else "those of a backbone, which load needs",
+        "checksum": artefact.checksum,
+        "tensors beside the masks": len(artefact.state),
+        "values in these": sum(tensor.numel() for tensor in artefact.state.values()),
+    }
 
 
 def print_ticket(path: Path) -> None:

@@ -40,6 +40,7 @@ class Work:
         layers: one row for each prunable parameter; default those of the ticket's masks, none without a ticket.
         measures: numbers and words by name, JSON-able: what there is to report beside the training.
         after: more measures, of the model that was trained, which is in evaluation mode.
+        found: the ticket, from the model that was trained, where training finds the masks.
         keep_trained: whether the trained weights are filed, since other cells need them.
         seconds: what it took beside the training.
     """
@@ -50,6 +51,7 @@ class Work:
     layers: Sequence[Layer] = ()
     measures: Mapping[str, Any] = field(default_factory=dict)
     after: Callable[[nn.Module], Mapping[str, Any]] | None = None
+    found: Callable[[nn.Module], Ticket] | None = None
     keep_trained: bool = False
     seconds: float = 0.0
 
@@ -63,15 +65,20 @@ class Work:
         return self.lane.history if self.lane else None
 
     def measure(self) -> None:
-        """Take the measures of the trained model.
+        """Take the measures of the trained model, and its masks where training has found them.
 
         Raises:
             GivenUp: if there is nothing to measure.
         """
-        if self.lane and self.after:
-            began = time.monotonic()
+        if not self.lane:
+            return
+        began = time.monotonic()
+        if self.found:
+            self.ticket = self.found(self.lane.model)
+            self.layers = self.ticket.masks.layers
+        if self.after:
             self.measures = {**self.measures, **self.after(self.lane.model)}
-            self.seconds += time.monotonic() - began
+        self.seconds += time.monotonic() - began
 
     def file(self, store: Store) -> None:
         """Put the finished cell into `store`."""

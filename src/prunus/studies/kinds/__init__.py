@@ -9,11 +9,14 @@ from prunus.data import DataSet
 from prunus.studies.cells import Cell
 from prunus.studies.config import Study
 from prunus.studies.kinds.conservation import CONSERVATION
+from prunus.studies.kinds.fixed_budget import FIXED_BUDGET
+from prunus.studies.kinds.hidden_network import HIDDEN_NETWORK
 from prunus.studies.kinds.kind import Kind
 from prunus.studies.kinds.lottery_ticket import LOTTERY_TICKET
 from prunus.studies.kinds.pai_sanity import PAI_SANITY
 from prunus.studies.kinds.rounds import ROUNDS
 from prunus.studies.kinds.synflow_collapse import SYNFLOW_COLLAPSE
+from prunus.studies.kinds.width import WIDTH
 from prunus.studies.store import Store
 from prunus.studies.work import Work
 from prunus.training.lane import Watch
@@ -23,7 +26,19 @@ __all__ = ["KINDS", "STUDIES", "Kind", "begin", "expand"]
 #: The kinds of study by name.
 KINDS: Table[Kind] = Table(
     "study",
-    {kind.name: kind for kind in (LOTTERY_TICKET, SYNFLOW_COLLAPSE, CONSERVATION, PAI_SANITY, ROUNDS)},
+    {
+        kind.name: kind
+        for kind in (
+            LOTTERY_TICKET,
+            SYNFLOW_COLLAPSE,
+            CONSERVATION,
+            PAI_SANITY,
+            ROUNDS,
+            HIDDEN_NETWORK,
+            WIDTH,
+            FIXED_BUDGET,
+        )
+    },
     group="prunus.studies",
 )
 

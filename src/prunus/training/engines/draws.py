@@ -43,10 +43,10 @@ def draws(lane: Lane) -> bool:
     return any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def seeded(lane: Lane) -> dict[str, Tensor]:
-    """The state of the global generators at the beginning of the lane's own stream."""
+def seeded(lane: Lane, stream: str = "dropout") -> dict[str, Tensor]:
+    """The state of the global generators at the beginning of one of the lane's own streams."""
     with global_generator(lane.device, {}):
-        torch.manual_seed(derive(lane.seed, "dropout"))
+        torch.manual_seed(derive(lane.seed, stream))
         return generator_state(lane.device)
 
 

@@ -147,8 +147,12 @@ class Seat:
 
     def evaluate(self, split: str) -> tuple[float, float]:
         """Mean loss and accuracy on a split of the lane's data."""
-        data = self.lane.data
-        return evaluate(self.network, data, getattr(data, split), self.lane.recipe.precision)
+        data, precision = self.lane.data, self.lane.recipe.precision
+        if not self.draws:
+            return evaluate(self.network, data, getattr(data, split), precision)
+        # a network that draws in evaluation too (a sampled mask) draws the same for the same weights
+        with global_generator(self.lane.device, seeded(self.lane, "evaluation")):
+            return evaluate(self.network, data, getattr(data, split), precision)
 
     def losses(self, iteration: int) -> tuple[Tensor, Tensor]:
         """Set the gradients of an iteration; its mean loss and number of correct predictions."""

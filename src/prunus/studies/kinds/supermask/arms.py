@@ -1,0 +1,16 @@
+"""What the studies of supermasks compare."""
+
+#: Ways to find a mask, in the order of the figures, and their words. The method of an arm is its name, unless it is
+#: told another.
+WORDS = {
+    "edge-popup": "edge-popup",
+    "edge-popup-global": "edge-popup, all layers ranked together",
+    "gem-miner": "Gem-Miner",
+    "bernoulli": "Zhou's supermask",
+    "bernoulli-rescaled": "Zhou's supermask, rescaled",
+    "biprop": "biprop (binary weights)",
+    "neural-wirings": "neural wirings (weights trained)",
+}
+
+#: The method of an arm whose name is not one.
+METHOD_OF = {"edge-popup-global": "edge-popup", "bernoulli-rescaled": "bernoulli"}

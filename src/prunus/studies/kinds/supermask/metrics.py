@@ -1,0 +1,78 @@
+"""Axes and metrics that the studies of supermasks share."""
+
+from collections.abc import Iterable, Sequence
+from math import log2
+
+from prunus.core.summary import Layer
+from prunus.studies.kinds.supermask.arms import WORDS
+from prunus.studies.report.style import arms
+from prunus.studies.report.view import Axis, Curve, Line, Metric
+from prunus.studies.report.words import percent
+from prunus.studies.results import CellResult
+
+ARMS = arms(WORDS)
+
+DENSITY = Axis(
+    key="density_percent",
+    label="Weights kept (%)",
+    name="weights kept",
+    x=lambda cell: 100 * cell.measures["density"],
+    shown=percent,
+    unit="%",
+    said=lambda x: f"{percent(x)} % of the weights",
+    column="Weights (%)",
+    short="kept, %",
+    at_points=True,
+    note="The axis of weights is logarithmic. A method without a target is where training has taken it.",
+)
+
+WIDTH = Axis(
+    key="width",
+    label="Width, as a factor on all hidden layers",
+    name="width",
+    x=lambda cell: cell.measures["width"],
+    shown="{:.3g}".format,
+    column="Width",
+    short="width",
+    at_points=True,
+    note="The axis of widths is logarithmic.",
+)
+
+
+def accuracy(cell: CellResult) -> float | None:
+    """Test accuracy at the end of training, in percent; None where nothing was trained."""
+    return None if cell.final is None or cell.final.test_accuracy is None else 100 * cell.final.test_accuracy
+
+
+def dense_level(cells: Sequence[CellResult], _curves: Sequence[Curve], /) -> Iterable[Line]:
+    """The mean accuracy of the dense network, if it was trained."""
+    found = [a for cell in cells if cell.arm == "dense" and (a := accuracy(cell)) is not None]
+    return [Line("dense", y=sum(found) / len(found))] if found else []
+
+
+def bits(layer: Layer) -> float:
+    """The least that the mask of a layer takes, in bits: n · H(kept / n)."""
+    k = layer.kept / layer.total if layer.total else 0.0
+    return 0.0 if k in (0.0, 1.0) else -layer.total * (k * log2(k) + (1 - k) * log2(1 - k))
+
+
+def size(cell: CellResult) -> float | None:
+    """The least that all masks take, in percent of the weights as 32-bit floats; None where weights are trained."""
+    if cell.arm in ("dense", "trained", "neural-wirings"):
+        return None
+    return 100 * sum(map(bits, cell.layers)) / (32 * cell.total)
+
+
+ACCURACY = Metric(
+    "test_accuracy",
+    "Test accuracy at end of training",
+    "%",
+    accuracy,
+    short="test at end, %",
+    share="accuracy",
+    lines=dense_level,
+)
+KEPT = Metric(
+    "weights_kept", "Weights kept", "", lambda cell: float(cell.kept) if cell.kept else None, short="kept", whole=True
+)
+SIZE = Metric("mask_size", "Masks, of the size of dense weights", "%", size, short="masks, % of dense")

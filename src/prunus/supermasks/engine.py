@@ -1,0 +1,332 @@
+"""`supermask`: masks that are learned over weights that are not; `bake` makes a plain network of what was found.
+
+A mask is a function of scores, or of the weights themselves, and lies in a `torch.nn.utils.parametrize` of each weight:
+the model keeps its forward pass, and `layer.weight` is the masked weight. The state_dict has the weight under
+`layer.parametrizations.weight.original` and the scores beside it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList, register_parametrization, remove_parametrizations
+
+from prunus.core.errors import Invalid, nearest
+from prunus.core.learned import learned_masks
+from prunus.core.masks import Masks
+from prunus.core.params import Globs, owners, prunable
+from prunus.core.seeds import generator
+from prunus.supermasks.layer import MaskedWeight
+from prunus.supermasks.method import Method
+from prunus.supermasks.part import Part
+from prunus.supermasks.weights import WEIGHTS, Origin, draw_weights
+
+
+class Supermask:
+    """The masks of one model that are being learned.
+
+    Attributes:
+        method: how.
+        origin: what the weights were drawn from; None where they are the model's own.
+        layers: each masked weight by its name in the plain model.
+        step_count: how many steps of an optimizer the scores have seen.
+    """
+
+    def __init__(self, method: Method, origin: Origin | None) -> None:
+        self.method, self.origin = method, origin
+        self.layers: dict[str, MaskedWeight] = {}
+        self.step_count = 0
+        self.counted_at: int | None = None  # the step whose counts the layers have, where they have such
+        self.trained_before: dict[str, bool] = {}  # which parameters were trained, by name in the plain model
+
+    @property
+    def scores(self) -> list[nn.Parameter]:
+        """What the optimizer is given."""
+        return [layer.learned for layer in self.layers.values()]  # type: ignore[misc]
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def refresh(self, layers: Sequence[MaskedWeight] | None = None) -> None:
+        """Make the masks of layers anew, by default all of them."""
+        self.method.write(list(self.layers.values()) if layers is None else layers)
+
+    @torch.no_grad()
+    def masks(self) -> dict[str, Tensor]:
+        """The masks now, bool tensors that nobody else holds."""
+        return dict(zip(self.layers, self.method.masks(list(self.layers.values())), strict=True))
+
+    @torch.no_grad()
+    def parts(self) -> dict[str, Part]:
+        """The masks now, each with how the values under it come from the weight."""
+        return dict(zip(self.layers, self.method.parts(list(self.layers.values())), strict=True))
+
+    def refresh_if_stale(self, layer: MaskedWeight) -> None:
+        """Make the mask of a layer anew, or all of them where they are made together, if something was written to."""
+        if torch.compiler.is_compiling():  # the hook after each step has seen to it
+            return
+        if self.method.joint:
+            if any(each.stale for each in self.layers.values()):
+                self.refresh()
+        elif layer.stale:
+            self.refresh([layer])
+
+
+def supermask(
+    model: nn.Module,
+    method: Method,
+    *,
+    include: Globs | None = None,
+    exclude: Globs | None = None,
+    train: Globs = (),
+    weights: str | None = None,
+    seed: int = 0,
+    scaled: bool = False,
+) -> Supermask:
+    """Learn masks over the weights of `model` in place: train `prunus.scores(model)` with any optimizer and loop.
+
+    Unless the method trains the weights too, all parameters of the model are frozen and stay as they are to the last
+    bit. The statistics of norm layers follow the data as usual. A norm's weight and bias are frozen with the others: at
+    their initial 1 and 0, that is the affine-free norm of the papers.
+
+    Args:
+        model: any `nn.Module`; wrap it by DDP or `torch.compile` afterwards.
+        method: `prunus.EdgePopup(density=0.5)`, …
+        include: glob patterns on names of weights to mask (see `prunus.prunable`). Default: all prunable ones.
+        exclude: glob patterns on names of weights to leave unmasked (and frozen).
+        train: glob patterns on names of parameters that are neither masked nor frozen, such as a head. They are
+            yours to give to the optimizer.
+        weights: what to draw the weights from anew: a name of `prunus list weights`. Only then can `prunus.save` write
+            a seed in place of them. Default: the model's own weights.
+        seed: of these weights, and of the first scores.
+        scaled: whether the weights drawn are multiplied by 1/√density, which keeps the size of the activations where
+            only so many are left. Default: they are not.
+
+    Returns:
+        What holds the masks; `prunus.supermask_of(model)` gives it too.
+
+    Raises:
+        Invalid: if the model has no prunable weight, a pattern matches nothing, the density keeps no weight of a
+            layer, an option does not fit, or the model holds masks already. Nothing has been changed then.
+    """
+    found = _chosen(model, method, include, exclude, train)
+    origin = _origin(method, weights, seed, scaled)
+    method.check(found)
+    plain = dict(model.named_parameters())
+    learned = Supermask(method, origin)
+    learned.trained_before = {name: p.requires_grad for name, p in plain.items()}
+    if origin is not None:
+        draw_weights(model, origin, list(found))
+    if not method.learns_weights:
+        kept_training = _matching(train, plain)
+        for name, parameter in plain.items():
+            parameter.requires_grad_(name in kept_training)
+            if name not in kept_training:
+                parameter.grad = None  # an optimizer that has all parameters would still take a step by it
+    for name, weight in found.items():
+        _attach(model, name, weight, learned, generator(seed, "scores", name))
+    if method.fixes_statistics:
+        _fix_statistics(model)
+    learned.refresh()
+    return learned
+
+
+def supermask_of(model: nn.Module) -> Supermask:
+    """What `supermask` returned for this model, or for the one that it is a copy of.
+
+    Raises:
+        Invalid: if the model has no supermask, or parts of it have different ones.
+    """
+    found = list({id(s): s for s in (each.supermask for each in _masked(model).values())}.values())
+    if not found:
+        raise Invalid(f"this {type(model).__name__} has no supermask: supermask(model, method) gives it one")
+    if len(found) > 1:
+        raise Invalid(f"this {type(model).__name__} has {len(found)} supermasks: ask for those of its parts one by one")
+    return found[0]
+
+
+def scores(model: nn.Module) -> list[nn.Parameter]:
+    """What a supermask learns, for the optimizer: the scores of each layer, or its weights where those are the scores.
+
+    Raises:
+        Invalid: if the model has no supermask.
+    """
+    return supermask_of(model).scores
+
+
+def bake(model: nn.Module, masks: Masks | None = None) -> Masks:
+    """Make `model` a plain module again, with the masked weights inside, and give back the masks.
+
+    Class, names of the state_dict and what was trained before are those from before `supermask`. `prunus.apply(model,
+    masks)` then holds the masks while the weights are trained.
+
+    Args:
+        model: it has a supermask.
+        masks: others than those learned, of the same weights, such as `prunus.GemMiner.flags(model)`. Default: those
+            learned.
+
+    Raises:
+        Invalid: if the model has no supermask, as after `bake`, is a part of what has one, or the masks are of other
+            weights. Nothing has been changed then.
+    """
+    learned = supermask_of(model)
+    inside = _masked(model)
+    for name in learned.layers.keys() - {layer.name for layer in inside.values()}:
+        raise Invalid(f"this {type(model).__name__} is a part of what has the supermask, without {name}: bake it whole")
+    found, values = _learned_values(learned) if masks is None else _given_values(learned, masks)
+    trained = {name: learned.trained_before.get(plain) for name, plain in _plain_names(model, inside)}
+    for module, attributes in _places(model):
+        _detach(module, attributes)
+    with torch.no_grad():
+        for name, layer in learned.layers.items():
+            layer.weight.copy_(values[name])
+            layer.let_go()
+    for name, parameter in model.named_parameters():
+        if (before := trained.get(name)) is not None:
+            parameter.requires_grad_(before)
+    _free_statistics(model)
+    return found
+
+
+def _masked(model: nn.Module) -> dict[str, MaskedWeight]:
+    return {name: layer for name, layer in learned_masks(model) if isinstance(layer, MaskedWeight)}
+
+
+def _plain_names(model: nn.Module, inside: Mapping[str, MaskedWeight]) -> Iterator[tuple[str, str]]:
+    """The names that the parameters of `model` will have once it is plain, each with that in what `supermask` got.
+
+    They differ where that was wrapped since, by DDP or `torch.compile`, or was a part of `model`.
+    """
+    here, layer = next(iter(inside.items()))
+    prefix = here.removesuffix(layer.name) if here.endswith(layer.name) else ""
+    for name, _ in model.named_parameters():
+        plain = name.replace("parametrizations.", "").removesuffix(".original")
+        yield plain, plain.removeprefix(prefix)
+
+
+def _learned_values(learned: Supermask) -> tuple[Masks, dict[str, Tensor]]:
+    parts = learned.parts()
+    values = {name: part.values(learned.layers[name].weight.detach()) for name, part in parts.items()}
+    return Masks._made({name: part.mask != 0 for name, part in parts.items()}), values
+
+
+def _given_values(learned: Supermask, given: Mapping[str, Tensor]) -> tuple[Masks, dict[str, Tensor]]:
+    if not isinstance(given, Mapping):
+        raise Invalid(f"masks is of type {type(given).__name__}; allowed: Masks, or a mapping from name to tensor")
+    masks, weights = Masks(given), {name: layer.weight.detach() for name, layer in learned.layers.items()}
+    for name in sorted(masks.keys() ^ weights.keys()):
+        where, other = ("masks", weights) if name in masks else ("the supermask", masks)
+        raise Invalid(f"{name!r} is only in {where}; {nearest(name, other)}")
+    for name, weight in weights.items():
+        if masks[name].shape != weight.shape:
+            raise Invalid(f"the mask of {name} has shape {tuple(masks[name].shape)}; allowed: {tuple(weight.shape)}")
+    return masks, {n: torch.where(masks[n].to(weight.device), weight, 0) for n, weight in weights.items()}
+
+
+def _chosen(
+    model: nn.Module, method: Method, include: Globs | None, exclude: Globs | None, train: Globs
+) -> dict[str, nn.Parameter]:
+    if not isinstance(model, nn.Module):
+        raise Invalid(f"model is of type {type(model).__name__}; allowed: a torch.nn.Module")
+    if not isinstance(method, Method):
+        what = method.__name__ + " itself" if isinstance(method, type) else f"of type {type(method).__name__}"
+        raise Invalid(f"method is {what}; allowed: a method made with its options, such as EdgePopup(density=0.5)")
+    if any(True for _ in learned_masks(model)):
+        raise Invalid(f"this {type(model).__name__} has a supermask already: bake(model) makes it plain again")
+    if any("_prunus_slots" in vars(module) for module in model.modules()):
+        raise Invalid(f"this {type(model).__name__} holds masks: release(model) takes them away")
+    left_alone = _matching(train, dict(model.named_parameters()))
+    found = {n: p for n, p in prunable(model, include, exclude).items() if n not in left_alone}
+    if not found:
+        raise Invalid(f"{type(model).__name__} has no maskable weight (see prunus.prunable)")
+    for name, parameter in found.items():
+        if parameter.is_meta:
+            raise Invalid(f"{name} is on the meta device: it has no values to mask")
+        if not parameter.is_floating_point():
+            raise Invalid(f"{name} is of type {parameter.dtype}; masks need floating point")
+    return found
+
+
+def _matching(patterns: Globs, every: Mapping[str, nn.Parameter]) -> set[str]:
+    chosen: set[str] = set()
+    for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+        matched = {name for name in every if fnmatchcase(name, pattern)}
+        if not matched:
+            raise Invalid(f"train={pattern!r} matches no parameter of the model; {nearest(pattern, every)}")
+        chosen |= matched
+    return chosen
+
+
+def _origin(method: Method, weights: str | None, seed: int, scaled: bool) -> Origin | None:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise Invalid(f"seed is {seed!r}; allowed: a whole number")
+    if weights is None:
+        if scaled:
+            raise Invalid("scaled is True with the model's own weights; allowed: with weights, which are then drawn")
+        return None
+    WEIGHTS.look_up(weights, "weights")
+    if scaled and method.target is None:
+        raise Invalid(f"scaled is True, and {type(method).__name__} has no density to scale by; allowed: False")
+    return Origin(weights, seed, (method.target or 1.0) ** -0.5 if scaled else 1.0)
+
+
+def _attach(model: nn.Module, name: str, weight: nn.Parameter, learned: Supermask, draws: torch.Generator) -> None:
+    with torch.no_grad():
+        layer = MaskedWeight(name, learned, learned.method.begin(weight.detach(), draws))
+    learned.layers[name] = layer
+    for module, attribute in list(owners(model, weight)):
+        order = tuple(module._parameters)
+        register_parametrization(module, attribute, layer, unsafe=True)  # its own check would ask for a mask too soon
+        home = module.parametrizations[attribute]  # type: ignore[index]
+        assert isinstance(home, ParametrizationList)
+        home.order = order  # type: ignore[assignment]
+        layer.live_in(home)
+    learned.method.join(layer)
+
+
+def _places(model: nn.Module) -> list[tuple[nn.Module, list[str]]]:
+    """The modules that hold masked weights, with the names of these."""
+    found = []
+    for module in model.modules():
+        chains = getattr(module, "parametrizations", {})
+        ours = [name for name, chain in chains.items() if any(isinstance(part, MaskedWeight) for part in chain)]
+        found += [(module, ours)] * bool(ours)
+    return found
+
+
+def _detach(module: nn.Module, attributes: list[str]) -> None:
+    """Take the parametrizations away. torch's own way changes the class, which copies of the module share."""
+    chains = module.parametrizations
+    assert isinstance(chains, nn.ModuleDict)
+    if set(attributes) != set(chains) or any(len(chains[name]) > 1 for name in attributes):  # type: ignore[arg-type]
+        for name in attributes:
+            remove_parametrizations(module, name, leave_parametrized=False)
+        return
+    originals = {name: chains[name].original for name in attributes}
+    rank = {name: i for i, name in enumerate(chains[attributes[0]].order)}  # type: ignore[arg-type]
+    del module.parametrizations
+    module.__class__ = type(module).__bases__[0]
+    for name, original in originals.items():
+        module.register_parameter(name, original)  # type: ignore[arg-type]
+    module._parameters = dict(sorted(module._parameters.items(), key=lambda item: rank.get(item[0], len(rank))))
+
+
+def _norms(model: nn.Module) -> Iterator[nn.Module]:
+    return (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase))
+
+
+def _fix_statistics(model: nn.Module) -> None:
+    for norm in _norms(model):
+        norm.register_forward_pre_hook(_stay_in_evaluation)
+
+
+def _free_statistics(model: nn.Module) -> None:
+    for norm in _norms(model):
+        hooks = norm._forward_pre_hooks
+        for key in [key for key, hook in hooks.items() if hook is _stay_in_evaluation]:
+            del hooks[key]
+            norm.training = model.training
+
+
+def _stay_in_evaluation(module: nn.Module, _inputs: object) -> None:
+    module.training = False
