@@ -29,9 +29,11 @@ from prunus.studies.report.view import Axis, Metric, Point
 from prunus.studies.report.views import view_of
 from prunus.studies.results import Results
 from prunus.studies.runner import Plan
+from prunus.supermasks import METHODS
 from prunus.supermasks.contents import FORMAT as SUPERMASK
 from prunus.supermasks.contents import Artefact
-from prunus.tickets import Ticket
+from prunus.supermasks.weights import WEIGHTS
+from prunus.tickets import MASK_CRITERIA, ONE_ACTIONS, ZERO_ACTIONS, Ticket
 
 
 class _Presets(Mapping[str, str]):
@@ -56,6 +58,11 @@ CATALOGUE: Mapping[str, Mapping[str, Any]] = {
     "models": MODELS,
     "data": DATASETS,
     "criteria": CRITERIA,
+    "supermasks": METHODS,
+    "weights": WEIGHTS,
+    "mask-criteria": MASK_CRITERIA,
+    "one-actions": ONE_ACTIONS,
+    "zero-actions": ZERO_ACTIONS,
     "scopes": ALLOCATIONS,
     "schedules": SCHEDULES,
 }

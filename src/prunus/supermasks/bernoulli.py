@@ -65,18 +65,16 @@ class Bernoulli(Method):
         if not self.rescale:
             return weight * rounded
         # probabilities may add up to less than one weight, and then n / Σb and its gradient know no bounds
-        return weight * rounded * (rounded.numel() / _total(rounded).clamp(min=1))
+        return weight * rounded * _factor(rounded, _total(rounded).clamp(min=1))
 
     def mask(self, layer: MaskedWeight) -> Tensor:
         """Where a weight is more likely there than not."""
         assert layer.scores is not None
         return layer.scores.detach() > 0
 
-    def parts(self, layers: Sequence[MaskedWeight]) -> list[Part]:
-        """The most probable masks, rescaled if draws are."""
-        return [self._part(mask) for mask in self.masks(layers)]
-
-    def _part(self, mask: Tensor) -> Part:
+    def part(self, layer: MaskedWeight) -> Part:
+        """The most probable mask, rescaled if draws are."""
+        mask = layer.mask()
         kept = int(mask.count_nonzero())
         scale = mask.numel() / kept if self.rescale and kept else 1.0
         return Part(mask.to(torch.int8), torch.tensor(scale, dtype=torch.float32).item())
@@ -86,13 +84,17 @@ def _total(mask: Tensor) -> Tensor:
     return mask.sum(dtype=torch.promote_types(mask.dtype, torch.float32))  # float16 ends at 65,504
 
 
+def _factor(mask: Tensor, total: Tensor) -> Tensor:
+    return torch.full_like(total, mask.numel()) / total  # with a number to divide, torch would round twice
+
+
 class _Drawn(Function):
     """w ⊙ b, times n / Σb where it is rescaled; the gradient of b goes to the probability."""
 
     @staticmethod
     def forward(ctx: Any, _probability: Tensor, weight: Tensor, drawn: Tensor, rescale: bool) -> Tensor:
         total = _total(drawn)
-        factor = torch.where(total > 0, drawn.numel() / total, 0.0) if rescale else None
+        factor = torch.where(total > 0, _factor(drawn, total), 0.0) if rescale else None
         ctx.save_for_backward(weight, drawn, factor, total if rescale else None)
         kept = weight * drawn
         return kept if factor is None else kept.mul_(factor)

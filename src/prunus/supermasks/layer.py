@@ -132,6 +132,7 @@ class MaskedWeight(LearnedMask):
         super()._apply(fn, recurse)
         with torch.no_grad():
             self.effective, self.held = (t if t is None else fn(t) for t in (self.effective, self.held))
+        self._seen = ()  # scores of another type may rank otherwise, and their version says nothing of it
         return self
 
     def _group(self) -> list["MaskedWeight"]:

@@ -70,13 +70,17 @@ class Method:
         """The mask of a layer now, a bool tensor of its own."""
         raise NotImplementedError
 
+    def part(self, layer: MaskedWeight) -> Part:
+        """The mask of a layer now, and how what stands in place of the weight comes from the weight."""
+        return Part(layer.mask().to(torch.int8))
+
     def masks(self, layers: Sequence[MaskedWeight]) -> list[Tensor]:
         """The masks of layers now, of all of them where they are made together."""
         return [self.mask(layer) for layer in layers]
 
     def parts(self, layers: Sequence[MaskedWeight]) -> list[Part]:
-        """The same masks, each with how what stands in place of the weight comes from the weight."""
-        return [Part(mask.to(torch.int8)) for mask in self.masks(layers)]
+        """The parts of layers now, of all of them where they are made together."""
+        return [self.part(layer) for layer in layers]
 
 
 def uniform_scores(weight: Tensor, generator: torch.Generator) -> Tensor:

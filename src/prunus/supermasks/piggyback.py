@@ -66,9 +66,9 @@ class Piggyback(Method):
         """Where a weight is kept, with either sign."""
         return self._values(layer) != 0
 
-    def parts(self, layers: Sequence[MaskedWeight]) -> list[Part]:
-        """The masks with their signs."""
-        return [Part(self._values(layer)) for layer in layers]
+    def part(self, layer: MaskedWeight) -> Part:
+        """The mask with its signs."""
+        return Part(self._values(layer))
 
     def _values(self, layer: MaskedWeight) -> Tensor:
         assert layer.scores is not None

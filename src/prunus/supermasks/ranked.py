@@ -14,6 +14,7 @@ from prunus.core.schedules import SCHEDULES, Schedule
 from prunus.supermasks.engine import Supermask
 from prunus.supermasks.layer import MaskedWeight
 from prunus.supermasks.method import Method, check_positive
+from prunus.supermasks.part import Part
 
 #: Scopes that look at more than the shapes of layers, and at other times than `global` does.
 _OTHERWISE = ("lamp",)
@@ -114,6 +115,10 @@ class Ranked(Method):
             ranked = [layer.learned.detach() for layer in group]
             found += masks_of_largest(ranked, sum(layer.keep for layer in group), absolute=self.absolute)
         return found
+
+    def parts(self, layers: Sequence[MaskedWeight]) -> list[Part]:
+        """The same masks on the weights as they are."""
+        return [Part(mask.to(torch.int8)) for mask in self.masks(layers)]
 
     def _groups(self, layers: Sequence[MaskedWeight]) -> list[Sequence[MaskedWeight]]:
         return [layers] if self.joint else [[layer] for layer in layers]

@@ -15,6 +15,7 @@ from prunus.studies.kinds.kind import Kind
 from prunus.studies.kinds.lottery_ticket import LOTTERY_TICKET
 from prunus.studies.kinds.pai_sanity import PAI_SANITY
 from prunus.studies.kinds.rounds import ROUNDS
+from prunus.studies.kinds.same_ticket import SAME_TICKET
 from prunus.studies.kinds.synflow_collapse import SYNFLOW_COLLAPSE
 from prunus.studies.kinds.width import WIDTH
 from prunus.studies.store import Store
@@ -37,6 +38,7 @@ KINDS: Table[Kind] = Table(
             HIDDEN_NETWORK,
             WIDTH,
             FIXED_BUDGET,
+            SAME_TICKET,
         )
     },
     group="prunus.studies",

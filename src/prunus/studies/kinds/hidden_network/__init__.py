@@ -30,6 +30,7 @@ HIDDEN_NETWORK = Kind(
         "mnist": "LeNet-300-100 on MNIST, five methods; half an hour",
         "cifar": "narrow Conv-2 and Conv-4 on 5,000 images of CIFAR-10; an hour or two",
         "paper": "Conv-2 to Conv-8 on CIFAR-10 for 100 epochs; for a GPU",
+        "rare-gems": "ResNet-20 on CIFAR-10 at 3.7 % and less; for a GPU",
     },
     expand=expand,
     check=check,

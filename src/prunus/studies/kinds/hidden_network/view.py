@@ -29,15 +29,15 @@ def reading(view: View, results: Results) -> list[str]:
 
 VIEW = View(
     axis=DENSITY,
-    metrics=(ACCURACY, SIZE),
-    columns=(KEPT,),
+    metrics=(ACCURACY,),
+    columns=(KEPT, SIZE),
     arms=ARMS,
     reading=reading,
     terms=(
         ("Supermask", "A mask that is learned over weights that are drawn once and never trained."),
         ("Weights kept", "The density. Where masks are drawn in each forward pass, the mean probability of a weight."),
         (
-            "Masks, of the size of dense weights",
+            "Size over that of dense weights",
             "The entropy of the masks, n · H(kept / n) bits a layer, over 32 bits a weight. The weights themselves are "
             "a seed.",
         ),

@@ -4,7 +4,8 @@ The dense network is trained once in each trial. From it each criterion goes its
 the initial weights and from what the round before was trained to. An action is tried on the masks of a round.
 
 A criterion's cell has as `parent` its round before, or the dense network. An action's cell has as `parent` the cell
-whose masks it takes, and as `start` the parent of that, whose trained weights the masks were made from.
+whose masks it takes, and as `start` the parent of that; its identity says as `line` all cells from the dense network to
+`start`, since a pruned weight was last trained in one of them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -44,18 +45,19 @@ def _trial(study: MaskCriteria, name: str, setting: Setting, trial: int, data: D
         density = (1 - setting.prune.rate) ** round_ if own.get("zero", "zero") == "zero" else 1.0
         return Cell(name, trial, round_, arm, setting, identity, started, pruned, kind=study.study, density=density)
 
-    def of(criterion: str, one: str = "rewind", zero: str = "zero") -> Mapping[str, Any]:
+    def of(criterion: str, one: str = "rewind", zero: str = "zero") -> dict[str, Any]:
         return {"criterion": criterion, "one": one, "zero": zero, "prune": rates}
 
     yield (dense := cell("dense", 0, {}, None, None))
-    last = dict.fromkeys(study.criteria, dense)
+    lines = {criterion: [dense] for criterion in study.criteria}
+    criterion = study.actions_of
+    actions = [(one, of(criterion, one=one)) for one in study.one_actions]
+    actions += [(zero, of(criterion, zero=zero)) for zero in study.zero_actions]
     for round_ in range(1, setting.prune.rounds + 1):
-        before = dict(last)
-        for name_ in study.criteria:
-            yield (ticket := cell(name_, round_, of(name_), None, before[name_]))
-            last[name_] = ticket
-        criterion = study.actions_of
-        for one in study.one_actions:
-            yield cell(one, round_, of(criterion, one=one), before[criterion], last[criterion])
-        for zero in study.zero_actions:
-            yield cell(zero, round_, of(criterion, zero=zero), before[criterion], last[criterion])
+        for name_, line in lines.items():
+            line.append(cell(name_, round_, of(name_), None, line[-1]))
+            yield line[-1]
+        for action, own in actions:
+            *before, start, ticket = lines[criterion]
+            keys = [earlier.key for earlier in (*before, start)]
+            yield cell(action, round_, {**own, "line": keys}, start, ticket)

@@ -4,8 +4,8 @@ from statistics import fmean
 
 from prunus.studies.kinds.mask_criteria.metrics import BY_CRITERION, BY_ONE, BY_ZERO, CRITERIA, ONE, ZERO, untrained
 from prunus.studies.kinds.supermask.metrics import accuracy
-from prunus.studies.report.curves import curves, lines, networks
-from prunus.studies.report.view import Curve, Metric, View
+from prunus.studies.report.curves import curves, networks
+from prunus.studies.report.view import Curve, View
 from prunus.studies.report.words import called, percent
 from prunus.studies.results import CellResult, Results
 
@@ -21,11 +21,13 @@ def _paragraph(view: View, results: Results, network: str) -> str:
     cells = [cell for cell in results.cells if cell.network == network]
     by_criterion, by_one, by_zero = (curves(view, results, network, m) for m in (BY_CRITERION, BY_ONE, BY_ZERO))
     dense = [a for cell in cells if cell.arm == "dense" and (a := accuracy(cell)) is not None]
+    tried = {cell.measures.get("criterion") for cell in cells}
+    recipe = next((curve for curve in by_criterion if curve.arm in tried), None)  # what actions are tried on
     sentences = [
         f"The dense network ends at {_shown(fmean(dense))}." if dense else "",
         _criteria(by_criterion),
-        _signs(by_one, _recipe(results, network, BY_ONE, by_one)),
-        _zeros(by_zero, _recipe(results, network, BY_ZERO, by_zero)),
+        _signs(by_one, recipe),
+        _zeros(by_zero, recipe),
         _without_training(cells),
     ]
     trials = len({cell.trial for cell in cells})
@@ -39,7 +41,7 @@ def _criteria(measured: list[Curve]) -> str:
     if chance is None:
         return ""
     last = chance.points[-1]
-    others = [(curve.arm, p.mean) for curve in measured if curve is not chance and (p := curve.at(last.round))]
+    others = [(c.arm, p.mean) for c in measured if c.arm in CRITERIA and c is not chance and (p := c.at(last.round))]
     parts = []
     for word, there in (("above", [o for o in others if o[1] > last.mean]), ("below", _below(others, last.mean))):
         if there:
@@ -53,7 +55,7 @@ def _below(others: list[tuple[str, float]], level: float) -> list[tuple[str, flo
     return [other for other in others if other[1] < level]
 
 
-def _signs(measured: list[Curve], recipe: dict[float, float]) -> str:
+def _signs(measured: list[Curve], recipe: Curve | None) -> str:
     """Whether actions that keep the initial signs end above the same actions without."""
     by_arm = {curve.arm: curve for curve in measured}
     pairs = [(by_arm[a], by_arm[f"signed-{a}"]) for a in by_arm if f"signed-{a}" in by_arm]
@@ -63,22 +65,26 @@ def _signs(measured: list[Curve], recipe: dict[float, float]) -> str:
     if not ends:
         return ""
     better = sum(q.mean > p.mean for _, p, q in ends)
-    verdict = "matter" if better == len(ends) else "do not help" if not better else "help some starts and not others"
-    each = [f"{_name(arm)} from {_shown(p.mean)} to {_shown(q.mean)}" for arm, p, q in ends]
-    x = ends[0][1].x
-    beside = f"; rewound ones end at {_shown(recipe[x])}" if x in recipe else ""
-    return f"The initial signs {verdict}: with {_weights(x)} they take kept weights {_joined(each)}{beside}."
+    verdict = "help" if better == len(ends) else "do not help" if not better else "help some starts and not others"
+    each = [f"“{_name(arm)}” from {_shown(p.mean)} to {_shown(q.mean)}" for arm, p, q in ends]
+    rewound = recipe.at(sparsest) if recipe else None
+    beside = f"; rewound weights end at {_shown(rewound.mean)}" if rewound else ""
+    return (
+        f"The initial signs {verdict}: with {_weights(ends[0][1].x)} of the weights they take {_joined(each)}{beside}."
+    )
 
 
-def _zeros(measured: list[Curve], recipe: dict[float, float]) -> str:
+def _zeros(measured: list[Curve], recipe: Curve | None) -> str:
     """What pruned weights at zero end at, and what others do."""
     if not measured:
         return ""
     last = max((curve.points[-1] for curve in measured), key=lambda p: p.round)
-    there = [(_name(curve.arm), p.mean) for curve in measured if (p := curve.at(last.round))]
-    if last.x not in recipe:
+    there = [f"{_shown(p.mean)} ({_name(curve.arm)})" for curve in measured if (p := curve.at(last.round))]
+    zeroed = recipe.at(last.round) if recipe else None
+    if not zeroed:
         return ""
-    return f"Pruned weights at zero end at {_shown(recipe[last.x])} there, {_listed(there)}."
+    said = f"With {_weights(last.x)} of the weights and pruned ones at zero the network ends at {_shown(zeroed.mean)}"
+    return f"{said}; with other values of pruned weights at {_joined(there)}."
 
 
 def _without_training(cells: list[CellResult]) -> str:
@@ -99,12 +105,6 @@ def _without_training(cells: list[CellResult]) -> str:
     if not said:
         return ""
     return f"Without any training, the masks that are best on the validation data reach {_joined(said)} test accuracy."
-
-
-def _recipe(results: Results, network: str, metric: Metric, measured: list[Curve]) -> dict[float, float]:
-    """The mean accuracy of rewound and zeroed weights by place."""
-    found = [line for line in lines(results, network, metric, measured) if line.name == "recipe"]
-    return {x: y for line in found for x, y in line.points}
 
 
 def _name(arm: str) -> str:

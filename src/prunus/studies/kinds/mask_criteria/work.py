@@ -1,6 +1,6 @@
 """The work on one cell of the mask-criteria study: its masks, where its training starts, and what holds through it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,9 @@ from prunus.tickets.ticket import snapshot
 from prunus.training import Lane
 from prunus.training.evaluate import evaluate
 from prunus.training.lane import Watch
+
+#: Tensors by name.
+Weights = Mapping[str, Tensor]
 
 
 def check(cell: Cell, data: DataSet) -> None:
@@ -99,13 +102,13 @@ class KeepFrozen:
         """Nothing."""
 
 
-def _masks(cell: Cell, model: nn.Module, initial: Mapping[str, Tensor], store: Store) -> tuple[Masks, Mapping]:
-    """The masks of the cell, and the trained weights that they were made from (the initial ones if dense)."""
+def _masks(cell: Cell, model: nn.Module, initial: Weights, store: Store) -> tuple[Masks, Weights]:
+    """The masks of the cell, and what weights were last trained to (if dense, the initial ones)."""
     prune = cell.setting.prune
     if cell.parent is None:
         return Masks.full(model, exclude=prune.exclude or None), initial
     if cell.start:
-        return store.ticket(cell.parent).masks, store.trained(cell.start)
+        return store.ticket(cell.parent).masks, _last_trained(cell.identity["line"], store)
     before, final = store.ticket(cell.parent).masks, store.trained(cell.parent)
     if diverged := [name for name in before if final[name].isnan().any()]:
         raise GivenUp(f"{cell.label}: {diverged[0]} was trained to NaN a round earlier; lower train.lr")
@@ -115,7 +118,19 @@ def _masks(cell: Cell, model: nn.Module, initial: Mapping[str, Tensor], store: S
     return masks_by(criterion, initial, final, before, rates, draw), final
 
 
-def _start(cell: Cell, data: DataSet, initial: Mapping[str, Tensor], final: Mapping, masks: Masks) -> Start:
+def _last_trained(line: Sequence[str], store: Store) -> Weights:
+    """What each weight was trained to in the last round that kept it, from the cells of all rounds in their order.
+
+    In later rounds it was zero. Whether training made it smaller is not for them to say.
+    """
+    last = store.trained(line[0])
+    for key in line[1:]:
+        masks, trained = store.ticket(key).masks, store.trained(key)
+        last |= {name: torch.where(mask, trained[name], last[name]) for name, mask in masks.items()}
+    return last
+
+
+def _start(cell: Cell, data: DataSet, initial: Weights, final: Weights, masks: Masks) -> Start:
     if cell.parent is None:
         return Start(initial, masks)
     one, zero = cell.identity["one"], cell.identity["zero"]
@@ -127,12 +142,14 @@ def _start(cell: Cell, data: DataSet, initial: Mapping[str, Tensor], final: Mapp
 
 
 def _untrained(
-    cell: Cell, model: nn.Module, data: DataSet, initial: Mapping[str, Tensor], final: Mapping, masks: Masks
+    cell: Cell, model: nn.Module, data: DataSet, initial: Weights, final: Weights, masks: Masks
 ) -> dict[str, float]:
     """Accuracies (fractions) of the masked network without training: what is chosen on one split is told of another."""
     found = {}
     for weights, one in (("initial", "rewind"), ("constant", "signed-constant")):
-        model.load_state_dict(started(initial, final, masks, one).weights)
+        # a constant permutes its signs before it takes the initial ones, which shows where a weight is exactly zero
+        draw = generator(cell.seed, "actions", "untrained", cell.round)
+        model.load_state_dict(started(initial, final, masks, one, generator=draw).weights)
         for split in ("validation", "test"):
             accuracy = evaluate(model, data, getattr(data, split), cell.recipe.precision)[1]
             found[f"{weights}_{split}"] = accuracy

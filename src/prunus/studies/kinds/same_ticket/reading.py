@@ -1,7 +1,7 @@
 """The result of a same-ticket study in plain words: sentences made from the numbers, each only where it holds."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from math import isfinite
 from statistics import fmean, stdev
 
@@ -46,16 +46,13 @@ def _overlaps(cells: Sequence[CellResult]) -> str:
     compared = {cell.measures["density"] for cell in pairs}
     trained = compared & {cell.measures["density"] for cell in cells if cell.arm == "ticket"}
     density = min(trained or compared)
-    by_arm: dict[str, list[CellResult]] = defaultdict(list)
-    for cell in pairs:
-        if cell.measures["density"] == density:
-            by_arm[cell.arm].append(cell)
+    by_arm = _by_arm(pairs, density)
     parts, remarks = [], []
     for method, words in FINDERS.items():
         found = {relation: by_arm[arm] for relation in RELATIONS if (arm := within(method, relation)) in by_arm}
         each = [f"{_share(same)} between {PAIRS[relation]}" for relation, same in found.items()]
         parts += [f"by {words}, {_listed(each)}"] if each else []
-        remarks += [remark] if (remark := _by_first_scores(words, found)) else []
+        remarks += filter(None, [_by_first_scores(method, pairs, compared)])
     for arm, (one, other) in BETWEEN.items():
         if arm in by_arm:
             parts.append(f"by {FINDERS[one]} and {FINDERS[other]} over the same weights, {_share(by_arm[arm])}")
@@ -73,13 +70,30 @@ def _share(pairs: Sequence[CellResult]) -> str:
     return f"{percent(100 * common)}{UNIT} ({where})"
 
 
-def _by_first_scores(words: str, found: Mapping[str, Sequence[CellResult]]) -> str:
-    """Says that two inits share only what the same first scores have put there, if that is so."""
-    if "scores" not in found or not {"init", "all"} <= found.keys():
-        return ""
-    if _mean(found["init"], "z") < CHANCE or abs(_mean(found["all"], "z")) >= CHANCE:
-        return ""
-    return f"What two inits share by {words} comes from their first scores: where these differ too, it is as by chance."
+def _by_first_scores(method: str, pairs: Sequence[CellResult], densities: Iterable[float]) -> str:
+    """Says at which density two inits share most of what only the same first scores have put there, if they do."""
+    most, said = 0.0, ""
+    for density in densities:
+        by_arm = _by_arm(pairs, density)
+        init, scores, every = (by_arm.get(within(method, relation)) for relation in ("init", "scores", "all"))
+        # without other scores, what differs in all has the same ones
+        if not (init and scores and every) or _mean(init, "z") < CHANCE or abs(_mean(every, "z")) >= CHANCE:
+            continue
+        if (times := _mean(init, "common") / _mean(init, "chance")) > most:
+            most = times
+            said = (
+                f"At {percent(100 * density)}{UNIT}, two inits share {_share(init)} by {FINDERS[method]} where their "
+                f"first scores are the same, and {_share(every)} where these differ too."
+            )
+    return said
+
+
+def _by_arm(pairs: Sequence[CellResult], density: float) -> dict[str, list[CellResult]]:
+    found: dict[str, list[CellResult]] = defaultdict(list)
+    for cell in pairs:
+        if cell.measures["density"] == density:
+            found[cell.arm].append(cell)
+    return dict(found)
 
 
 def _mean(pairs: Sequence[CellResult], name: str) -> float:

@@ -22,7 +22,6 @@ DENSITY = Axis(
     said=lambda x: f"{percent(x)} % of the weights",
     column="Weights (%)",
     short="kept, %",
-    at_points=True,
     note="The axis of weights is logarithmic. A method without a target is where training has taken it.",
 )
 
@@ -75,4 +74,4 @@ ACCURACY = Metric(
 KEPT = Metric(
     "weights_kept", "Weights kept", "", lambda cell: float(cell.kept) if cell.kept else None, short="kept", whole=True
 )
-SIZE = Metric("mask_size", "Masks, of the size of dense weights", "%", size, short="masks, % of dense")
+SIZE = Metric("mask_size", "Size over that of dense weights", "%", size, short="size, % of dense")
