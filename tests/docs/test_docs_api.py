@@ -12,7 +12,17 @@ from pages import ROOT
 
 import prunus
 
-ROOMS = ["models", "data", "training", "tickets", "pruning", "pruning.criteria", "analysis", "studies.report"]
+ROOMS = [
+    "models",
+    "data",
+    "training",
+    "tickets",
+    "supermasks",
+    "pruning",
+    "pruning.criteria",
+    "analysis",
+    "studies.report",
+]
 PUBLIC = [f"prunus.{name}" for name in prunus.__all__]
 OF_ROOMS = [f"prunus.{room}.{name}" for room in ROOMS for name in import_module(f"prunus.{room}").__all__]
 

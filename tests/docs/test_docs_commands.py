@@ -12,6 +12,7 @@ from pages import PAGES, ROOT, blocks, prose, rows
 
 from prunus.cli import app, main
 from prunus.core.errors import Invalid
+from prunus.core.registry import Table
 from prunus.studies.kinds import KINDS
 from prunus.studies.resolve import STUDIES, parse_assignment, resolve
 from prunus.studies.show import CATALOGUE
@@ -146,9 +147,19 @@ def test_the_tables_of_names_are_complete():
         assert set(CATALOGUE[kind]) <= set(words)
     presets = {row[0] for row in rows(TEXT["docs/studies.md"].split("## Presets")[1])}
     assert set(STUDIES["lottery-ticket"]) <= presets
-    groups = {row[0] for row in rows(TEXT["docs/adding-a-method.md"])} - {"group"}
-    tables: list[Any] = [CATALOGUE[kind] for kind in ("criteria", "scopes", "schedules", "models", "data")] + [KINDS]
+    elsewhere = TEXT["docs/adding-a-method.md"].split("## From a package of your own")[1].split("\n## ")[0]
+    groups = {row[0] for row in rows(elsewhere)} - {"group"}
+    tables = [KINDS, *(table for table in CATALOGUE.values() if isinstance(table, Table))]
     assert groups == {table.group for table in tables}
+
+
+def test_every_study_with_its_presets_and_every_list_has_its_row():
+    said = {row[0]: row[-1] for row in rows(TEXT["docs/studies.md"].split("## All keys")[0])}
+    assert {name: re.findall(r"`?([a-z-]+)`?", said[name]) for name in STUDIES} == {
+        n: list(p) for n, p in STUDIES.items()
+    }
+    listed = [row[0] for row in rows(TEXT["docs/command-line.md"].split("\n## list")[1].split("\n## ")[0])]
+    assert listed[1:] == list(CATALOGUE)
 
 
 def test_yaml_blocks_are_yaml():

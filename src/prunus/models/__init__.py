@@ -13,7 +13,7 @@ from prunus.models.initial import Initialiser, initialise, initialised_by, initi
 from prunus.models.layers import Shape
 from prunus.models.lenet import lenet_5, lenet_300_100
 from prunus.models.mobilenet import mobilenet_v1, mobilenet_v2
-from prunus.models.reference import Reference, note_reference
+from prunus.models.reference import Reference, note_reference, reference_of
 from prunus.models.resnet import resnet_18, resnet_20, resnet_32, resnet_50, resnet_56
 from prunus.models.roles import kind_of, output_layer
 from prunus.models.vgg import vgg_11, vgg_11_bn, vgg_16, vgg_16_bn, vgg_19, vgg_19_bn
@@ -24,12 +24,15 @@ __all__ = [
     "MODELS",
     "Architecture",
     "Initialiser",
+    "Reference",
     "Shape",
     "build",
+    "build_from",
     "initialise",
     "initialised_by",
     "kind_of",
     "output_layer",
+    "reference_of",
 ]
 
 #: What a row of `MODELS` is: (input shape, classes, width) to a model; the values are already checked.

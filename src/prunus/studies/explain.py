@@ -27,12 +27,12 @@ ALLOWED = {
 }
 
 
-def explain(error: ValidationError, config: type[Study[Any]], alone: bool) -> str:
+def explain(error: ValidationError, config: type, alone: bool) -> str:
     """The first thing that is wrong with a study.
 
     Args:
         error: what pydantic found.
-        config: the model of the study.
+        config: the model of the study, or the class of a part of it.
         alone: whether the study has one setting, whose keys stand at the top of its file.
     """
     first, *others = error.errors()
@@ -44,7 +44,7 @@ def explain(error: ValidationError, config: type[Study[Any]], alone: bool) -> st
         return f"{shown} is missing"
     if kind == "value_error":
         said = first["msg"].removeprefix("Value error, ")
-        return said if not path or said.startswith(f"{path[-1]} is") else f"{shown}: {said}"
+        return said if not shown or said.startswith(f"{path[-1]} is") else f"{shown}: {said}"
     # a value that may be of several types has an error for each of them
     types = dict.fromkeys(e["type"] for e in [first, *others] if _path(e) == path)
     if list(types) == ["int_type", "string_type"]:
@@ -64,7 +64,7 @@ def _allowed(error: Any) -> str:
     return ALLOWED[kind].format(**error.get("ctx", {})) if kind in ALLOWED else error["msg"]
 
 
-def _keys_at(config: type[Study[Any]], path: list[str]) -> list[str]:
+def _keys_at(config: type, path: list[str]) -> list[str]:
     """The keys that a study may have at `path`."""
     at: Any = config
     for part in path:
@@ -74,5 +74,5 @@ def _keys_at(config: type[Study[Any]], path: list[str]) -> list[str]:
             at = get_args(at)[-1]
     if isinstance(at, type) and issubclass(at, BaseModel):
         own = list(at.model_fields)
-        return [*own, *config.setting().model_fields] if at is config else own
+        return [*own, *at.setting().model_fields] if issubclass(at, Study) else own
     return list(getattr(at, "__dataclass_fields__", {}))

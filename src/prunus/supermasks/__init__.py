@@ -15,20 +15,25 @@ g is the gradient of the loss at the masked weight.
 
 from prunus.core.registry import Table
 from prunus.supermasks.artefact import load, save
+from prunus.supermasks.baking import bake
 from prunus.supermasks.bernoulli import Bernoulli
 from prunus.supermasks.binary_activations import BinaryActivation, binary_activations
 from prunus.supermasks.biprop import Biprop
+from prunus.supermasks.contents import Artefact
 from prunus.supermasks.edge_popup import EdgePopup
-from prunus.supermasks.engine import Supermask, bake, scores, supermask, supermask_of
+from prunus.supermasks.engine import Supermask, scores, supermask, supermask_of
 from prunus.supermasks.gem_miner import GemMiner
 from prunus.supermasks.method import Method
 from prunus.supermasks.movement import Movement
 from prunus.supermasks.part import Part
 from prunus.supermasks.piggyback import Piggyback
+from prunus.supermasks.weights import WEIGHTS, Origin
 from prunus.supermasks.wirings import NeuralWirings
 
 __all__ = [
     "METHODS",
+    "WEIGHTS",
+    "Artefact",
     "Bernoulli",
     "BinaryActivation",
     "Biprop",
@@ -37,6 +42,7 @@ __all__ = [
     "Method",
     "Movement",
     "NeuralWirings",
+    "Origin",
     "Part",
     "Piggyback",
     "Supermask",

@@ -14,9 +14,10 @@ from prunus.core.errors import Invalid, nearest
 from prunus.core.learned import learned_masks
 from prunus.core.masks import Masks
 from prunus.models.reference import reference_of
+from prunus.supermasks.baking import bake
 from prunus.supermasks.coded import CodedLayer
 from prunus.supermasks.contents import TYPES, Artefact
-from prunus.supermasks.engine import Supermask, bake, supermask_of
+from prunus.supermasks.engine import Supermask, supermask_of
 from prunus.supermasks.rebuilding import alike, checksum, left_out, other_state, rebuilt, unwrapped
 from prunus.supermasks.weights import drawn
 
@@ -44,7 +45,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     """
     model = unwrapped(model)
     learned = supermask_of(model)
-    layers = [CodedLayer.of(name, layer.part()) for name, layer in learned.layers.items()]
+    layers = [CodedLayer.of(name, part) for name, part in learned.parts().items()]
     names = [layer.name for layer in layers]
     plain = deepcopy(model)
     bake(plain)

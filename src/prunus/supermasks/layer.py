@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from prunus.core.learned import LearnedMask
+from prunus.core.learned import LearnedMask, learned_masks
 from prunus.supermasks.part import Part
 
 if TYPE_CHECKING:
@@ -30,9 +30,11 @@ class MaskedWeight(LearnedMask):
         supermask: which it belongs to.
         scores: what is learned; None where the weights are themselves.
         keep: how many weights are kept, where the method has a target.
+        flags: the weights that may still be kept, where the method takes some out for good.
     """
 
     scores: nn.Parameter | None
+    flags: Tensor
 
     def __init__(self, name: str, supermask: "Supermask", scores: Tensor | None) -> None:
         super().__init__()
@@ -141,6 +143,11 @@ class MaskedWeight(LearnedMask):
     def _versions(self) -> tuple[int, ...]:
         weight, learned = self.weight, self.learned
         return id(weight), id(learned), weight._version, learned._version, self.supermask.step_count
+
+
+def masked_weights(model: nn.Module) -> dict[str, MaskedWeight]:
+    """The masked weights of `model` by the names that they have in the plain model."""
+    return {name: layer for name, layer in learned_masks(model) if isinstance(layer, MaskedWeight)}
 
 
 #: Every layer by the ids of the tensors that it is made from.

@@ -30,7 +30,11 @@ class Method:
 
     learns_weights: ClassVar[bool] = False
     fixes_statistics: ClassVar[bool] = False
-    target: float | None = None
+
+    @property
+    def target(self) -> float | None:
+        """The density in the end; None where it is an outcome."""
+        return None
 
     @property
     def joint(self) -> bool:
@@ -58,7 +62,7 @@ class Method:
         """Write what stands in place of each weight into its layer: the `mask` of its own on each weight."""
         for layer in layers:
             weight = layer.weight
-            torch.mul(weight, layer.mask(), out=layer.place())
+            torch.where(layer.mask(), weight, weight.new_zeros(()), out=layer.place())
 
     def forward(self, layer: MaskedWeight, weight: Tensor) -> Tensor:
         """What stands in place of `weight`, with its gradients."""

@@ -60,7 +60,8 @@ class Piggyback(Method):
     def write(self, layers: Sequence[MaskedWeight]) -> None:
         """Each weight times 1, 0 or −1."""
         for layer in layers:
-            torch.mul(layer.weight, self._values(layer), out=layer.place())
+            weight, values = layer.weight, self._values(layer)
+            torch.where(values != 0, weight * values, weight.new_zeros(()), out=layer.place())
 
     def mask(self, layer: MaskedWeight) -> Tensor:
         """Where a weight is kept, with either sign."""

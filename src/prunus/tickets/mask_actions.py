@@ -140,6 +140,11 @@ def constant(layer: LayerWeights) -> Tensor:
     return layer.permuted(layer.initial.sign()) * layer.initial.std(correction=0)
 
 
+def signed_constant(layer: LayerWeights) -> Tensor:
+    """± the standard deviation of the layer's initial weights, with their signs where they are."""
+    return layer.initial.sign() * layer.initial.std(correction=0)
+
+
 def signed(action: OneAction) -> OneAction:
     """The absolute values of an action under the signs of the initial weights."""
 
@@ -193,7 +198,7 @@ ONE_ACTIONS: Table[OneAction] = Table(
         "signed-reinit": signed(reinit),
         "signed-permute": signed(permute),
         "signed-reshuffle": signed(reshuffle),
-        "signed-constant": signed(constant),
+        "signed-constant": signed_constant,
     },
     group="prunus.one_actions",
 )

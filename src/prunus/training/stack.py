@@ -15,7 +15,7 @@ import torch
 from prunus.core.errors import Invalid
 from prunus.training.checkpoint import load_checkpoint, save_checkpoint
 from prunus.training.cores import available_cores
-from prunus.training.engines import Engine, engine_for
+from prunus.training.engines import Engine, engine_for, fastest
 from prunus.training.history import Evaluation, History, earliest_minimum
 from prunus.training.lane import Lane
 
@@ -42,7 +42,7 @@ class Stack:
         engine: Engine | None = None,
     ) -> None:
         self.lanes: list[Lane] = []
-        self.engine = engine
+        self.engine, self._given = engine, engine is not None
         self._waiting: deque[Lane] = deque()
         self._cores = cores or available_cores()
         self._size = size
@@ -51,7 +51,9 @@ class Stack:
 
     def takes(self, lane: Lane) -> bool:
         """Whether `lane` may join those that are here."""
-        return self.engine is None or self.engine.takes(lane)
+        if self.engine is None:
+            return True
+        return (self._given or type(self.engine) is fastest(lane)) and self.engine.takes(lane)
 
     @property
     def busy(self) -> bool:

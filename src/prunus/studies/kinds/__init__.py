@@ -13,6 +13,7 @@ from prunus.studies.kinds.fixed_budget import FIXED_BUDGET
 from prunus.studies.kinds.hidden_network import HIDDEN_NETWORK
 from prunus.studies.kinds.kind import Kind
 from prunus.studies.kinds.lottery_ticket import LOTTERY_TICKET
+from prunus.studies.kinds.mask_criteria import MASK_CRITERIA_STUDY
 from prunus.studies.kinds.pai_sanity import PAI_SANITY
 from prunus.studies.kinds.rounds import ROUNDS
 from prunus.studies.kinds.same_ticket import SAME_TICKET
@@ -38,6 +39,7 @@ KINDS: Table[Kind] = Table(
             HIDDEN_NETWORK,
             WIDTH,
             FIXED_BUDGET,
+            MASK_CRITERIA_STUDY,
             SAME_TICKET,
         )
     },

@@ -14,7 +14,7 @@ from prunus.training.engines.kernel import KernelEngine
 from prunus.training.engines.single import SingleEngine
 from prunus.training.lane import Lane
 
-__all__ = ["BatchedEngine", "Engine", "KernelEngine", "SingleEngine", "engine_for"]
+__all__ = ["BatchedEngine", "Engine", "KernelEngine", "SingleEngine", "engine_for", "fastest"]
 
 
 def engine_for(lane: Lane, cores: int) -> Engine:
@@ -24,9 +24,11 @@ def engine_for(lane: Lane, cores: int) -> Engine:
         lane: the first lane of a stack.
         cores: how many cores the engine may use.
     """
-    for kind in (KernelEngine, BatchedEngine):
-        if kind.can(lane):
-            engine = kind(cores)
-            engine.takes(lane)  # from then on it takes what is like this one
-            return engine
-    return SingleEngine(cores)
+    engine = fastest(lane)(cores)
+    engine.takes(lane)  # from then on it takes what is like this one
+    return engine
+
+
+def fastest(lane: Lane) -> type[KernelEngine | BatchedEngine | SingleEngine]:
+    """The kind of engine that computes `lane`, whatever others are computed: engines differ in the last bits."""
+    return next((kind for kind in (KernelEngine, BatchedEngine) if kind.can(lane)), SingleEngine)

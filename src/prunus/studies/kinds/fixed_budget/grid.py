@@ -1,18 +1,14 @@
 """The cells of the fixed-budget study."""
 
 from collections.abc import Iterator, Mapping
-from functools import cache
-
-import torch
 
 from prunus.core.errors import Invalid
-from prunus.core.params import prunable
 from prunus.data import DataSet
-from prunus.models import build
 from prunus.studies.cells import Cell
 from prunus.studies.config import Study
 from prunus.studies.kinds.supermask.config import MaskSetting
-from prunus.studies.kinds.supermask.grid import Make, cells_of, has_target
+from prunus.studies.kinds.supermask.grid import Make, cells_of, checked, has_target
+from prunus.studies.kinds.supermask.shapes import weights_of
 from prunus.studies.kinds.width.grid import WideSetting
 
 
@@ -25,7 +21,7 @@ def expand(study: FixedBudget, data: Mapping[str, DataSet]) -> list[Cell]:
 
     def cells(make: Make, setting: MaskSetting) -> Iterator[Cell]:
         assert isinstance(setting, WideSetting)
-        yield make.dense("dense", 0, "dense, width 1")
+        yield make.dense("dense", 0, "width 1")
         there = make.data
         budget = round(setting.density * _weights(setting, there, 1.0))
         for arm, config in setting.masks.items():
@@ -40,15 +36,8 @@ def expand(study: FixedBudget, data: Mapping[str, DataSet]) -> list[Cell]:
                     )
                 yield make.masked(arm, place, f"width {width:g}", budget / total, width)
 
-    return cells_of(study, data, cells)
+    return checked(cells_of(study, data, cells), data)
 
 
 def _weights(setting: WideSetting, data: DataSet, width: float) -> int:
-    return _counted(setting.model.name, setting.model.width * width, data.input_shape, len(data.classes))
-
-
-@cache
-def _counted(name: str, width: float, shape: tuple[int, int, int], classes: int) -> int:
-    with torch.device("meta"):
-        model = build(name, shape, classes, width=width, generator=torch.Generator())
-    return sum(weight.numel() for weight in prunable(model).values())
+    return sum(weight.numel() for weight in weights_of(setting, width, data).values())

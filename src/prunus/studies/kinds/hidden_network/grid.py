@@ -9,7 +9,7 @@ from prunus.data import DataSet
 from prunus.studies.cells import Cell
 from prunus.studies.config import Study
 from prunus.studies.kinds.supermask.config import Density, MaskSetting
-from prunus.studies.kinds.supermask.grid import Make, cells_of, has_target
+from prunus.studies.kinds.supermask.grid import Make, cells_of, checked, has_target
 
 
 class Setting(MaskSetting):
@@ -38,7 +38,7 @@ def expand(study: HiddenNetwork, data: Mapping[str, DataSet]) -> list[Cell]:
 
     def cells(make: Make, setting: MaskSetting) -> Iterator[Cell]:
         assert isinstance(setting, Setting)
-        yield make.dense("dense", 0, "dense")
+        yield make.dense("dense", 0, "density 1")
         for arm, config in setting.masks.items():
             if not has_target(config, arm):
                 yield make.masked(arm, 0, "at a density of its own", None)
@@ -46,4 +46,4 @@ def expand(study: HiddenNetwork, data: Mapping[str, DataSet]) -> list[Cell]:
             for place, density in enumerate(setting.densities, 1):
                 yield make.masked(arm, place, f"density {density:g}", density)
 
-    return cells_of(study, data, cells)
+    return checked(cells_of(study, data, cells), data)

@@ -12,5 +12,6 @@ WORDS = {
     "neural-wirings": "neural wirings (weights trained)",
 }
 
-#: The method of an arm whose name is not one.
+#: The method of an arm whose name is not one, and the options that make it what it is called.
 METHOD_OF = {"edge-popup-global": "edge-popup", "bernoulli-rescaled": "bernoulli"}
+OPTIONS_OF = {"edge-popup-global": {"scope": "global"}, "bernoulli-rescaled": {"rescale": True}}

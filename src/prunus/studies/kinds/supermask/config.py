@@ -1,11 +1,13 @@
 """How the studies of supermasks find masks."""
 
-from typing import Annotated, Any
+import json
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from prunus.core.errors import Invalid, nearest
 from prunus.studies.config import STRICT, BaseSetting, TrainConfig
+from prunus.studies.explain import explain
 from prunus.studies.kinds.supermask.arms import WORDS
 from prunus.supermasks import METHODS
 from prunus.supermasks.weights import WEIGHTS
@@ -13,13 +15,16 @@ from prunus.training import Recipe
 
 Density = Annotated[float, Field(gt=0, le=1)]
 
+_TRAINING = TypeAdapter(TrainConfig)
+
 
 class MaskConfig(BaseModel):
     """How one arm finds its masks.
 
     Attributes:
-        method: a name of `prunus list supermasks`; default the arm's name up to a first `:`.
-        options: the method's own; lengths (`steps`, `every`, `start`) as `500` or `5ep`.
+        method: a name of `prunus list supermasks`; default that of the arm.
+        options: the method's own but the density, added to what the arm's name says; lengths (`steps`, `every`,
+            `start`) as `500` or `5ep`.
         weights: what the frozen weights are drawn from, a name of `prunus list weights`.
         scaled: whether they are multiplied by 1/√density.
         train: what differs from the training of the dense network.
@@ -50,13 +55,15 @@ class MaskConfig(BaseModel):
 
         Args:
             dense: the training of the dense network.
+
+        Raises:
+            Invalid: if it is no training.
         """
-        known = dense.__dict__
-        for name in self.train:
-            if name not in known:
-                raise Invalid(f"masks: train.{name} is no part of a training; {nearest(name, known)}")
-        said = {name: tuple(value) if isinstance(value, list) else value for name, value in self.train.items()}
-        return Recipe(**{**known, **said})
+        try:
+            found = _TRAINING.validate_json(json.dumps({**dense.__dict__, **self.train}))
+        except ValidationError as error:
+            raise Invalid(f"train.{explain(error, TrainConfig, alone=False)}") from error
+        return Recipe(**found.__dict__)
 
 
 class MaskSetting(BaseSetting):
@@ -68,12 +75,23 @@ class MaskSetting(BaseSetting):
     """
 
     train: TrainConfig = TrainConfig()  # type: ignore[valid-type]
-    masks: dict[str, MaskConfig] = Field({"edge-popup": MaskConfig()}, min_length=1)
+    masks: dict[str, MaskConfig] = Field({"edge-popup": MaskConfig()})
 
     @field_validator("masks")
     @classmethod
     def _arms(cls, masks: dict[str, MaskConfig]) -> dict[str, MaskConfig]:
+        if not masks:
+            raise Invalid("masks is {}; allowed: at least one")
         for arm in masks:
             if arm not in WORDS:
-                raise Invalid(f"masks has {arm!r}; {nearest(arm, WORDS)}")
+                raise Invalid(f"{arm!r} is no way to find masks; {nearest(arm, WORDS)}")
         return masks
+
+    @model_validator(mode="after")
+    def _trainings(self) -> Self:
+        for arm, config in self.masks.items():
+            try:
+                config.recipe(self.train)
+            except Invalid as error:
+                raise Invalid(f"masks.{arm}.{error}") from error
+        return self

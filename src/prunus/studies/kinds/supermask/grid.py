@@ -1,15 +1,21 @@
 """Cells of the studies of supermasks."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
+from functools import cache
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from prunus.core.errors import Invalid, nearest
 from prunus.data import DataSet
 from prunus.studies.cells import Cell, shared_identity, trained_on
-from prunus.studies.config import BaseSetting, Study
-from prunus.studies.kinds.supermask.arms import METHOD_OF
+from prunus.studies.config import Study
+from prunus.studies.explain import explain
+from prunus.studies.kinds.supermask.arms import METHOD_OF, OPTIONS_OF
 from prunus.studies.kinds.supermask.config import MaskConfig, MaskSetting
+from prunus.studies.kinds.supermask.shapes import weights_of
 from prunus.supermasks import METHODS, Method
 from prunus.training import Recipe
 from prunus.training.recipe import in_iterations
@@ -54,9 +60,13 @@ class Make:
             more: what else determines the cell.
         """
         config = self.setting.masks[arm]
+        if density is not None and "density" in config.options:
+            raise Invalid(f"masks.{arm}.options has density; allowed: the other options, the study says the density")
         recipe = config.recipe(self.setting.train).resolved(self._examples)
         epoch = self._examples // recipe.batch
-        options = {n: in_iterations(v, epoch, n) if n in _LENGTHS else v for n, v in config.options.items()}
+        given = {**({} if config.method else OPTIONS_OF.get(arm, {})), **config.options}
+        where = f"masks.{arm}.options"
+        options = {n: in_iterations(v, epoch, f"{where}.{n}") if n in _LENGTHS else v for n, v in given.items()}
         mask = {
             "method": config.method or METHOD_OF.get(arm, arm),
             "options": {**options, **({} if density is None else {"density": density})},
@@ -71,9 +81,8 @@ class Make:
 
     def _cell(self, arm: str, place: int, said: str, width: float, own: Mapping[str, Any]) -> Cell:
         identity = {**self._shared, "study": self._study.study, "arm": arm, "width": width, **own}
-        return Cell(
-            self._name, self._trial, place, arm, self.setting, identity, kind=self._study.study, place=said
-        )  # the products of a masked network are as dense as any: its `density` is 1
+        # the products of a masked network are as dense as any: its `density` is 1
+        return Cell(self._name, self._trial, place, arm, self.setting, identity, kind=self._study.study, place=said)
 
 
 def method_of(mask: Mapping[str, Any]) -> Method:
@@ -87,7 +96,15 @@ def method_of(mask: Mapping[str, Any]) -> Method:
     for option in mask["options"]:
         if option not in known:
             raise Invalid(f"masks: {mask['method']} has no option {option!r}; {nearest(option, known)}")
-    return kind(**mask["options"])
+    try:
+        return _checker(kind).validate_json(json.dumps(mask["options"]), strict=True)
+    except ValidationError as error:
+        raise Invalid(f"masks: {mask['method']}: {explain(error, kind, alone=False)}") from error
+
+
+@cache
+def _checker(kind: type[Method]) -> TypeAdapter[Method]:
+    return TypeAdapter(kind)
 
 
 def has_target(config: MaskConfig, arm: str) -> bool:
@@ -102,7 +119,30 @@ def cells_of(study: Study[Any], data: Mapping[str, DataSet], make_cells: MakeCel
     def each() -> Iterator[Cell]:
         for trial in range(study.trials):
             for name, setting in study.variants.items():
-                assert isinstance(setting, BaseSetting)
+                assert isinstance(setting, MaskSetting)
                 yield from make_cells(Make(study, name, trial, data[name]), setting)
 
     return list(each())
+
+
+def checked(cells: list[Cell], data: Mapping[str, DataSet]) -> list[Cell]:
+    """The same cells; a mask that its network cannot have is refused before anything is trained.
+
+    Raises:
+        Invalid: if one would keep no weight of a layer, or is scaled by a density that there is none of.
+    """
+    for cell in cells:
+        if cell.trial == 0 and "mask" in cell.identity:
+            try:
+                _check_mask(cell, data[cell.network])
+            except Invalid as error:
+                raise Invalid(f"{cell.label}: {error}") from error
+    return cells
+
+
+def _check_mask(cell: Cell, data: DataSet) -> None:
+    mask = cell.identity["mask"]
+    method = method_of(mask)
+    if mask["scaled"] and method.target is None:
+        raise Invalid(f"scaled is true, and {mask['method']} has no density to scale by; allowed: false")
+    method.check(weights_of(cell.setting, cell.identity["width"], data))

@@ -10,7 +10,7 @@ from prunus.data import DataSet
 from prunus.studies.cells import Cell
 from prunus.studies.config import Study
 from prunus.studies.kinds.supermask.config import Density, MaskSetting
-from prunus.studies.kinds.supermask.grid import Make, cells_of, has_target
+from prunus.studies.kinds.supermask.grid import Make, cells_of, checked, has_target
 
 Factor = Annotated[float, Field(gt=0, le=100)]
 
@@ -49,4 +49,4 @@ def expand(study: Width, data: Mapping[str, DataSet]) -> list[Cell]:
                 density = setting.density if has_target(config, arm) else None
                 yield make.masked(arm, place, f"width {width:g}", density, width)
 
-    return cells_of(study, data, cells)
+    return checked(cells_of(study, data, cells), data)

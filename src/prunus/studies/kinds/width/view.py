@@ -12,7 +12,7 @@ ARMS = arms({"trained": "dense network, trained", **MASKS})
 
 
 def reading(view: View, results: Results) -> list[str]:
-    """A paragraph for each network: the gap to the trained network, at the least and the greatest width."""
+    """A paragraph for each network: the gap to the trained network at the ends, and where it is closed."""
     said = []
     for network in networks(results):
         measured = {curve.arm: curve for curve in curves(view, results, network, ACCURACY)}
@@ -26,10 +26,11 @@ def _gap(curve: Curve, trained: Curve | None) -> str:
     if not both:
         return ""
     name = MASKS[curve.arm]
-    gaps = [f"{t.mean - p.mean:+.1f} at width {p.x:.3g}" for p, t in (both[0], both[-1])]
+    ends = both if len(both) == 1 else (both[0], both[-1])
+    gaps = [f"{t.mean - p.mean:+.1f} points at width {p.x:.3g}" for p, t in ends]
     met = next((p for p, t in both if p.mean >= t.mean), None)
-    meets = f" It meets the trained network of the same width at {met.x:.3g}." if met else ""
-    return f"what {name} lacks to the trained network is {' points and '.join(gaps)}.{meets}"
+    meets = f"; it is first met at width {met.x:.3g}" if met else ""
+    return f"the trained network of the same width is ahead of {name} by {' and by '.join(gaps)}{meets}."
 
 
 VIEW = View(
