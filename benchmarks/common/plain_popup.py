@@ -16,7 +16,7 @@ class _Subnet(torch.autograd.Function):
         return mask.view_as(scores)
 
     @staticmethod
-    def backward(_ctx: object, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
         return gradients[0], None
 
 

@@ -113,7 +113,9 @@ def show(
 
 @app.command("list")
 def list_(
-    what: Annotated[str | None, typer.Argument(help="studies, models, data, criteria, scopes or schedules.")] = None,
+    what: Annotated[
+        str | None, typer.Argument(help="studies, models, data, criteria, supermasks, weights, …; default all.")
+    ] = None,
     pattern: Annotated[str, typer.Argument(help="Only names that match this glob pattern.")] = "*",
 ) -> None:
     """List studies, models, data and methods by name."""

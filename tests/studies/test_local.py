@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from prunus.core.errors import Invalid
+from prunus.kernels import available
 from prunus.studies import local
+from prunus.studies.resolve import resolve
 from prunus.studies.runner import prepare, run
 from prunus.training import Stack
 from small_study import by_place, contents, finished, small
@@ -72,3 +74,19 @@ def test_what_computed_a_cell_is_written_down(tmp_path):
     assert about["products"]
     assert set(about["products"].values()) <= {"dense", "sparse", "PyTorch"}
     assert about["seconds"] > 0
+
+
+@pytest.mark.timeout(60)
+def test_cells_that_need_different_engines_are_all_done_and_do_not_change_each_other(tmp_path, sized):
+    """Of one variant: the kernels train the dense networks, and what learns masks is left to PyTorch."""
+    given = {"trials": 2, "model.width": 0.1, "train.iterations": 20, "train.evaluate_every": 10, "widths": [1.0, 0.5]}
+    study = resolve("width", given.items())
+    sized(1)
+    alone = finished(study, tmp_path / "alone")
+    sized(16)
+    together = finished(study, tmp_path / "together")
+    assert alone.missing == together.missing == []
+    assert contents(tmp_path / "together") == contents(tmp_path / "alone")
+    for cell in together.store.results(study.name).cells:
+        products = set(cell.products.values())
+        assert products == ({"dense"} if available() and cell.arm == "trained" else {"PyTorch"})

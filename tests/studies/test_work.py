@@ -4,12 +4,17 @@ import pytest
 import torch
 
 from prunus.core.errors import Invalid
+from prunus.core.masks import Masks
+from prunus.core.params import prunable
 from prunus.core.seeds import generator
 from prunus.models import build
 from prunus.studies.kinds.lottery_ticket.work import starting_point
+from prunus.studies.resolve import to_yaml
 from prunus.studies.runner import prepare, run
-from prunus.studies.work import new_model
+from prunus.studies.work import Work, new_model
+from prunus.tickets import Ticket
 from prunus.tickets.ticket import snapshot
+from prunus.training import Lane, train_together
 from small_study import by_place, contents, finished, small
 
 ROUNDS = 3
@@ -177,3 +182,38 @@ def test_a_training_that_diverged_is_said_in_one_line_and_kept(tmp_path):
         run(plan, "prunus run", quiet=True)
     (result,) = plan.store.results(plan.study.name).cells
     assert math.isnan(result.final.validation_loss)
+
+
+def test_masks_that_training_finds_are_there_after_it_with_their_layers(tmp_path):
+    plan = prepare(small(prune__rounds=0), tmp_path)
+    (cell,) = plan.cells
+    data = plan.data[cell.network]
+    start = new_model(cell, data)
+    before = {name: weight.detach().clone() for name, weight in prunable(start).items()}
+
+    def found(trained):
+        moved = {name: weight.detach() > before[name] for name, weight in prunable(trained).items()}
+        return Ticket(Masks(moved), {}, 0, {})
+
+    work = Work(cell, Lane(start, data, cell.recipe), found=found)
+    assert (work.ticket, work.layers) == (None, ())
+    train_together([work.lane])
+    assert (work.ticket, work.layers) == (None, ())
+    work.measure()
+    masks = work.ticket.masks
+    assert 0 < masks.kept < masks.total
+    assert work.layers == masks.layers
+    for name, weight in prunable(work.lane.model).items():
+        assert torch.equal(masks[name], weight > before[name])
+    work.file(plan.store)
+    assert plan.store.ticket(cell.key).masks == masks
+    plan.store.plan(plan.study.name, to_yaml(plan.study), "", "", plan.cells)
+    (result,) = plan.store.results(plan.study.name).cells
+    assert (result.kept, list(result.layers)) == (masks.kept, list(masks.layers))
+
+
+def test_nothing_is_looked_for_where_nothing_is_trained(tmp_path):
+    (cell,) = prepare(small(prune__rounds=0), tmp_path).cells
+    work = Work(cell, found=lambda _: pytest.fail("there is no trained model"))
+    work.measure()
+    assert (work.ticket, work.layers, work.seconds) == (None, (), 0)

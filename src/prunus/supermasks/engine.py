@@ -137,7 +137,8 @@ def supermask_of(model: nn.Module) -> Supermask:
     Raises:
         Invalid: if the model has no supermask, or parts of it have different ones.
     """
-    found = list({id(s): s for s in (each.supermask for each in masked_weights(model).values())}.values())
+    each = [layer.supermask for layer in masked_weights(model).values()]
+    found = list({id(whole): whole for whole in each if isinstance(whole, Supermask)}.values())
     if not found:
         raise Invalid(f"this {type(model).__name__} has no supermask: supermask(model, method) gives it one")
     if len(found) > 1:

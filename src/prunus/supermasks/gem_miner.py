@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from prunus.core.errors import Invalid, check_density
 from prunus.core.masks import Masks
 from prunus.core.select import select_count
-from prunus.supermasks.engine import Supermask, supermask_of
-from prunus.supermasks.layer import MaskedWeight
+from prunus.supermasks.engine import supermask_of
+from prunus.supermasks.layer import MaskedWeight, Whole
 from prunus.supermasks.method import Method, check_positive
 from prunus.supermasks.through import Through
 
@@ -83,7 +83,7 @@ class GemMiner(Method):
         """All weights are flagged."""
         layer.register_buffer("flags", torch.ones_like(layer.weight, dtype=torch.bool))
 
-    def stepped(self, supermask: Supermask) -> None:
+    def stepped(self, supermask: Whole) -> None:
         """Clamp the scores, and at an event take flags away."""
         for layer in supermask.layers.values():
             assert layer.scores is not None
@@ -114,7 +114,7 @@ class GemMiner(Method):
             raise Invalid(f"the supermask is of {type(learned.method).__name__}; only GemMiner has flags")
         return Masks({name: layer.flags for name, layer in learned.layers.items()})
 
-    def _freeze(self, supermask: Supermask, event: int) -> None:
+    def _freeze(self, supermask: Whole, event: int) -> None:
         layers = supermask.layers
         total = sum(layer.flags.numel() for layer in layers.values())
         sign = 1 if self.lowest else -1

@@ -5,7 +5,8 @@ to it after each step that wrote to scores. Whatever else writes to them (a load
 the next forward pass by the tensors' version counters. Evaluation and accumulated batches thus cost nothing.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 from weakref import WeakSet, WeakValueDictionary
 
 import torch
@@ -18,8 +19,24 @@ from torch.utils.hooks import RemovableHandle
 from prunus.core.learned import LearnedMask, learned_masks
 from prunus.supermasks.part import Part
 
-if TYPE_CHECKING:
-    from prunus.supermasks.engine import Supermask
+
+class Whole(Protocol):
+    """What a layer knows of the supermask that it belongs to."""
+
+    method: Any
+    layers: dict[str, "MaskedWeight"]
+    step_count: int
+    counted_at: int | None
+
+    def refresh(self, layers: "Sequence[MaskedWeight] | None" = None) -> None:
+        """Make the masks of layers anew, by default all of them."""
+
+    def refresh_if_stale(self, layer: "MaskedWeight") -> None:
+        """Make the mask of a layer anew if something was written to."""
+
+    def masks(self) -> dict[str, Tensor]:
+        """All masks now."""
+        ...
 
 
 class MaskedWeight(LearnedMask):
@@ -36,7 +53,7 @@ class MaskedWeight(LearnedMask):
     scores: nn.Parameter | None
     flags: Tensor
 
-    def __init__(self, name: str, supermask: "Supermask", scores: Tensor | None) -> None:
+    def __init__(self, name: str, supermask: Whole, scores: Tensor | None) -> None:
         super().__init__()
         self.name, self.supermask = name, supermask
         self.register_parameter("scores", None if scores is None else nn.Parameter(scores))
@@ -173,7 +190,7 @@ def _after_step(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         return
     while _copies:
         _copies.pop().watch()
-    written: dict[int, tuple[Supermask, set[int]]] = {}
+    written: dict[int, tuple[Whole, set[int]]] = {}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             layer = _every.get(id(parameter))

@@ -5,18 +5,15 @@ what changes over time. Each is one function here; most methods say two or three
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from prunus.core.errors import Invalid
-from prunus.supermasks.layer import MaskedWeight
+from prunus.supermasks.layer import MaskedWeight, Whole
 from prunus.supermasks.part import Part
 from prunus.supermasks.through import Through
-
-if TYPE_CHECKING:
-    from prunus.supermasks.engine import Supermask
 
 
 class Method:
@@ -55,7 +52,7 @@ class Method:
     def join(self, layer: MaskedWeight) -> None:
         """Give a layer what it needs beside its scores."""
 
-    def stepped(self, supermask: "Supermask") -> None:
+    def stepped(self, supermask: Whole) -> None:
         """What changes after a step of the optimizer; `supermask.step_count` counts it already."""
 
     def write(self, layers: Sequence[MaskedWeight]) -> None:

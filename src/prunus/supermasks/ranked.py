@@ -11,8 +11,7 @@ from prunus.core.allocation import ALLOCATIONS, allot
 from prunus.core.errors import Invalid, check_density, nearest
 from prunus.core.ranked import masks_of_largest, write_largest
 from prunus.core.schedules import SCHEDULES, Schedule
-from prunus.supermasks.engine import Supermask
-from prunus.supermasks.layer import MaskedWeight
+from prunus.supermasks.layer import MaskedWeight, Whole
 from prunus.supermasks.method import Method, check_positive
 from prunus.supermasks.part import Part
 
@@ -123,7 +122,7 @@ class Ranked(Method):
     def _groups(self, layers: Sequence[MaskedWeight]) -> list[Sequence[MaskedWeight]]:
         return [layers] if self.joint else [[layer] for layer in layers]
 
-    def _count(self, supermask: Supermask) -> None:
+    def _count(self, supermask: Whole) -> None:
         step = supermask.step_count if self.schedule else 0
         if supermask.counted_at == step:
             return

@@ -28,7 +28,7 @@ FIXED_BUDGET = Kind(
     presets={
         "quick": "LeNet-300-100 on digits at five widths, in seconds",
         "mnist": "LeNet-300-100 on MNIST at six widths; half an hour",
-        "cifar": "Conv-4 on 5,000 images of CIFAR-10 at five small widths; an hour or two",
+        "cifar": "Conv-4 on 5,000 images of CIFAR-10 at five small widths; an hour",
         "paper": "Conv-4 and Conv-6 on CIFAR-10 for 100 epochs; for a GPU",
     },
     expand=expand,

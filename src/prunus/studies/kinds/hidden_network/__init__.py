@@ -28,7 +28,7 @@ HIDDEN_NETWORK = Kind(
     presets={
         "quick": "LeNet-300-100 on digits, in seconds",
         "mnist": "LeNet-300-100 on MNIST, five methods; half an hour",
-        "cifar": "narrow Conv-2 and Conv-4 on 5,000 images of CIFAR-10; an hour or two",
+        "cifar": "narrow Conv-2 and Conv-4 on 5,000 images of CIFAR-10; half an hour",
         "paper": "Conv-2 to Conv-8 on CIFAR-10 for 100 epochs; for a GPU",
         "rare-gems": "ResNet-20 on CIFAR-10 at 3.7 % and less; for a GPU",
     },

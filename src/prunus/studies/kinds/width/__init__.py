@@ -26,9 +26,9 @@ WIDTH = Kind(
     name="width",
     config=Width,
     presets={
-        "quick": "LeNet-300-100 on digits at five widths, in seconds",
+        "quick": "LeNet-300-100 on digits at six widths, in seconds",
         "mnist": "LeNet-300-100 on MNIST at seven widths; half an hour",
-        "cifar": "Conv-4 on 5,000 images of CIFAR-10 at five small widths; an hour or two",
+        "cifar": "Conv-4 on 5,000 images of CIFAR-10 at four small widths; an hour",
         "paper": "Conv-4 and Conv-6 on CIFAR-10 for 100 epochs; for a GPU",
     },
     expand=expand,
