@@ -390,3 +390,14 @@ def test_what_cannot_be_done_is_refused_in_one_line_before_anything_is(kind, mor
         prepare(tiny(kind, **given), tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_arms_choose_among_masks_also_when_the_stored_study_is_run_again(tmp_path):
+    study = resolve("hidden-network", [("arms", ["gem-miner"])])
+    (tmp_path / "again.yaml").write_text(to_yaml(study))
+    for each in (study, resolve(str(tmp_path / "again.yaml"))):
+        assert list(next(iter(each.variants.values())).masks) == ["gem-miner"]
+    with pytest.raises(Invalid, match="arms has 'popup'"):
+        resolve("hidden-network", [("arms", ["popup"])])
+    with pytest.raises(Invalid, match="each once"):
+        resolve("hidden-network", [("arms", ["gem-miner", "gem-miner"])])

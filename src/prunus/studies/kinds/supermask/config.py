@@ -24,7 +24,7 @@ class MaskConfig(BaseModel):
     Attributes:
         method: a name of `prunus list supermasks`; default that of the arm.
         options: the method's own but the density, added to what the arm's name says; lengths (`steps`, `every`,
-            `start`) as `500` or `5ep`.
+            `start`) as `500` or `5ep`, `steps` at most that of the training.
         weights: what the frozen weights are drawn from, a name of `prunus list weights`.
         scaled: whether they are multiplied by 1/√density.
         train: what differs from the training of the dense network.
@@ -72,10 +72,12 @@ class MaskSetting(BaseSetting):
     Attributes:
         train: the training of the dense network.
         masks: how masks are learned, by arm.
+        arms: those of `masks` that are learned; null is all. A preset's arms that are not wanted are left out here.
     """
 
     train: TrainConfig = TrainConfig()  # type: ignore[valid-type]
     masks: dict[str, MaskConfig] = Field({"edge-popup": MaskConfig()})
+    arms: tuple[str, ...] | None = None
 
     @field_validator("masks")
     @classmethod
@@ -89,9 +91,21 @@ class MaskSetting(BaseSetting):
 
     @model_validator(mode="after")
     def _trainings(self) -> Self:
-        for arm, config in self.masks.items():
+        chosen = self._chosen()
+        for arm, config in chosen.items():
             try:
                 config.recipe(self.train)
             except Invalid as error:
                 raise Invalid(f"masks.{arm}.{error}") from error
-        return self
+        # said in full, so that a stored study does not get arms of its preset back
+        return self.model_copy(update={"masks": chosen, "arms": tuple(chosen)})
+
+    def _chosen(self) -> dict[str, MaskConfig]:
+        if self.arms is None:
+            return self.masks
+        for arm in self.arms:
+            if arm not in self.masks:
+                raise Invalid(f"arms has {arm!r}; {nearest(arm, self.masks)}")
+        if len(set(self.arms)) < len(self.arms):
+            raise Invalid(f"arms is {list(self.arms)}; allowed: each once")
+        return {arm: self.masks[arm] for arm in self.arms}
