@@ -35,6 +35,8 @@ VIEW = View(
     reading=reading,
     terms=(
         ("Supermask", "A mask that is learned over weights that are drawn once and never trained."),
+        ("Global", "The scores of all layers are ranked together; else each layer keeps the same share."),
+        ("Rescaled", "The weights of a layer are multiplied by its size over how many are drawn."),
         ("Weights kept", "The density. Where masks are drawn in each forward pass, the mean probability of a weight."),
         (
             "Size over that of dense weights",

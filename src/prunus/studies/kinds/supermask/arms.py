@@ -4,12 +4,12 @@
 #: told another.
 WORDS = {
     "edge-popup": "edge-popup",
-    "edge-popup-global": "edge-popup, all layers ranked together",
+    "edge-popup-global": "edge-popup, global",
     "gem-miner": "Gem-Miner",
     "bernoulli": "Zhou's supermask",
-    "bernoulli-rescaled": "Zhou's supermask, rescaled",
-    "biprop": "biprop (binary weights)",
-    "neural-wirings": "neural wirings (weights trained)",
+    "bernoulli-rescaled": "Zhou's, rescaled",
+    "biprop": "biprop",
+    "neural-wirings": "neural wirings",
 }
 
 #: The method of an arm whose name is not one, and the options that make it what it is called.
