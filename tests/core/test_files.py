@@ -264,3 +264,14 @@ def test_the_checksum_is_over_names_types_shapes_contents_and_metadata():
         )
     }
     assert len(seen) == 18
+
+
+def test_the_same_tensors_and_metadata_are_the_same_bytes(tmp_path):
+    tensors = {"b": torch.arange(5), "a": torch.ones(3, 2, dtype=torch.bfloat16)}
+    metadata = {name: f"„{name}“ \\ \n" for name in "qwertyuiop"}
+    for name in range(8):
+        write_tensors(tmp_path / f"{name}", tensors, metadata)
+    assert len({(tmp_path / f"{name}").read_bytes() for name in range(8)}) == 1
+    found, said = read_tensors(tmp_path / "0")
+    assert said == metadata
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())

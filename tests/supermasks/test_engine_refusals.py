@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
+import prunus
 from prunus.core.apply import apply, masks_of
 from prunus.core.errors import Invalid
 from prunus.supermasks import (
@@ -221,3 +222,38 @@ def test_a_state_of_a_plain_model_does_not_fit():
         model.load_state_dict(plain.state_dict())
     assert sum(layer.kept for layer in masks_of(model).layers) == 24 + 28 + 10
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: prunus.Bernoulli(first="x"), "first is 'x'"),
+        (lambda: prunus.Bernoulli(first=float("nan")), "first is nan"),
+        (lambda: prunus.Bernoulli(rescale="no"), "rescale is 'no'"),
+        (lambda: prunus.Piggyback(first=float("inf")), "first is inf"),
+        (lambda: prunus.Piggyback(threshold="a"), "threshold is 'a'"),
+        (lambda: prunus.Piggyback(ternary="no"), "ternary is 'no'"),
+        (lambda: prunus.EdgePopup(signed=1), "signed is 1"),
+    ],
+)
+def test_options_of_another_type_are_refused(make, said):
+    with pytest.raises(prunus.Invalid, match=said):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"seed": -1}, "seed is -1"),
+        ({"scaled": "yes", "weights": "kaiming-normal"}, "scaled is 'yes'"),
+        ({"include": 3}, "a pattern is 3"),
+        ({"train": None}, "a pattern is None"),
+    ],
+)
+def test_arguments_of_another_type_change_nothing(options, said):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3))
+    before = model[0].weight.clone()
+    with pytest.raises(prunus.Invalid, match=said):
+        prunus.supermask(model, prunus.EdgePopup(0.5), **options)
+    assert torch.equal(model[0].weight, before)
+    assert model[0].weight.requires_grad

@@ -9,6 +9,7 @@ from supermasking import IDS, ONE_EACH, WAYS, learn, output, sgd
 from torch import nn
 from torch.nn.utils import parametrize
 
+import prunus
 from prunus.core.apply import apply, masks_of
 from prunus.core.errors import Invalid
 from prunus.core.masks import Masks
@@ -266,3 +267,12 @@ def test_a_state_that_is_loaded_sets_the_density_back(method):
     assert masks_of(model) == dense
     assert dense.density == 1
     assert int(model.head.weight.count_nonzero()) == model.head.weight.numel()
+
+
+def test_steps_of_what_is_no_optimizer_are_counted_by_hand():
+    model = torch.nn.Sequential(torch.nn.Linear(10, 10))
+    learned = prunus.supermask(model, prunus.EdgePopup(0.1, schedule="linear", steps=9))
+    assert prunus.masks_of(model).kept == 100
+    for kept in range(90, 0, -10):
+        learned.step()
+        assert prunus.masks_of(model).kept == kept

@@ -41,7 +41,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     # clones: safetensors refuses tensors that share memory, as tied weights do
     own = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     signed = {**metadata, CHECKSUM: _checksum(own, metadata)}
-    _replace(path, lambda temporary: save_file(own, temporary, metadata=signed))
+
+    def write(temporary: Path) -> None:
+        save_file(own, temporary, metadata=signed)
+        _put_in_order(temporary)
+
+    _replace(path, write)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -88,6 +93,18 @@ def new_folder(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         rmtree(temporary, ignore_errors=True)
+
+
+def _put_in_order(path: Path) -> None:
+    """Sort a file's metadata, which safetensors writes in another order each time: equal files are equal bytes."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        metadata = dict(sorted(header.pop("__metadata__").items()))
+        text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:  # else it is as good as it was
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

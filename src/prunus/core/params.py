@@ -38,9 +38,9 @@ def prunable(model: nn.Module, include: Globs | None = None, exclude: Globs | No
     every = dict(model.named_parameters())  # tied parameters appear once
     found = {name: every[name] for name in _default_names(model, every)}
     if include is not None:
-        chosen = {name for pattern in _patterns(include) for name in _matching(pattern, found, every)}
+        chosen = {name for pattern in patterns_of(include) for name in _matching(pattern, found, every)}
         found = {name: parameter for name, parameter in every.items() if name in chosen}
-    for pattern in _patterns(exclude or ()):
+    for pattern in patterns_of(exclude or ()):
         matched = [name for name in every if fnmatchcase(name, pattern)]
         if not matched:
             raise Invalid(f"exclude={pattern!r} matches no parameter of the model; {nearest(pattern, every)}")
@@ -85,8 +85,16 @@ def weight_names(module: nn.Module) -> tuple[str, ...]:
     return next((names for kind, names in WEIGHTS if isinstance(module, kind)), ())
 
 
-def _patterns(globs: Globs) -> tuple[str, ...]:
-    return (globs,) if isinstance(globs, str) else tuple(globs)
+def patterns_of(globs: Globs) -> tuple[str, ...]:
+    """Glob patterns, one or several, as a tuple.
+
+    Raises:
+        Invalid: if they are none.
+    """
+    patterns = (globs,) if isinstance(globs, str) else globs
+    if not isinstance(patterns, Sequence) or not all(isinstance(each, str) for each in patterns):
+        raise Invalid(f"a pattern is {globs!r}; allowed: a glob pattern on names, or a list of them")
+    return tuple(patterns)
 
 
 def _matching(pattern: str, found: dict[str, nn.Parameter], every: dict[str, nn.Parameter]) -> list[str]:

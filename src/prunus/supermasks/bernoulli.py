@@ -11,7 +11,7 @@ from torch.autograd.function import FunctionCtx
 
 from prunus.core.errors import Invalid
 from prunus.supermasks.layer import MaskedWeight
-from prunus.supermasks.method import Method
+from prunus.supermasks.method import Method, check_finite, check_flag
 from prunus.supermasks.part import Part
 
 
@@ -44,6 +44,8 @@ class Bernoulli(Method):
     def __post_init__(self) -> None:
         if self.draw not in ("sample", "round"):
             raise Invalid(f"draw is {self.draw!r}; allowed: 'sample' or 'round'")
+        check_finite("first", self.first)
+        check_flag("rescale", self.rescale)
 
     def begin(self, weight: Tensor, _generator: torch.Generator, /) -> Tensor:
         """The same score everywhere."""

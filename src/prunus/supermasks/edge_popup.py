@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from prunus.supermasks.layer import MaskedWeight
-from prunus.supermasks.method import uniform_scores
+from prunus.supermasks.method import check_flag, uniform_scores
 from prunus.supermasks.ranked import Ranked
 from prunus.supermasks.through import Through
 
@@ -35,6 +35,10 @@ class EdgePopup(Ranked):
     """
 
     signed: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_flag("signed", self.signed)
 
     @property
     def absolute(self) -> bool:  # type: ignore[override]

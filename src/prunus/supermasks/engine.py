@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import ParametrizationList, register_parametriza
 
 from prunus.core.errors import Invalid, nearest
 from prunus.core.learned import learned_masks
-from prunus.core.params import Globs, owners, prunable
+from prunus.core.params import Globs, owners, patterns_of, prunable
 from prunus.core.seeds import generator
 from prunus.supermasks.layer import MaskedWeight, masked_weights
 from prunus.supermasks.method import Method
@@ -50,6 +50,13 @@ class Supermask:
     def refresh(self, layers: Sequence[MaskedWeight] | None = None) -> None:
         """Make the masks of layers anew, by default all of them."""
         self.method.write(list(self.layers.values()) if layers is None else layers)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Count a step and make the masks anew; an optimizer that is a `torch.optim.Optimizer` sees to it by itself."""
+        self.step_count += 1
+        self.method.stepped(self)
+        self.refresh()
 
     @torch.no_grad()
     def masks(self) -> dict[str, Tensor]:
@@ -112,6 +119,7 @@ def supermask(
     found = _chosen(model, method, include, exclude, train)
     origin = _origin(method, weights, seed, scaled)
     method.check(found)
+    first = {name: method.begin(weight.detach(), generator(seed, "scores", name)) for name, weight in found.items()}
     plain = dict(model.named_parameters())
     learned = Supermask(method, origin)
     learned.trained_before = {name: p.requires_grad for name, p in plain.items()}
@@ -124,7 +132,7 @@ def supermask(
             if name not in kept_training:
                 parameter.grad = None  # an optimizer that has all parameters would still take a step by it
     for name, weight in found.items():
-        _attach(model, name, weight, learned, generator(seed, "scores", name))
+        _attach(model, name, weight, learned, first[name])
     if method.fixes_statistics:
         fix_statistics(model)
     learned.refresh()
@@ -181,7 +189,7 @@ def _chosen(
 
 def _matching(patterns: Globs, every: Mapping[str, nn.Parameter]) -> set[str]:
     chosen: set[str] = set()
-    for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+    for pattern in patterns_of(patterns):
         matched = {name for name in every if fnmatchcase(name, pattern)}
         if not matched:
             raise Invalid(f"train={pattern!r} matches no parameter of the model; {nearest(pattern, every)}")
@@ -190,8 +198,10 @@ def _matching(patterns: Globs, every: Mapping[str, nn.Parameter]) -> set[str]:
 
 
 def _origin(method: Method, weights: str | None, seed: int, scaled: bool) -> Origin | None:
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise Invalid(f"seed is {seed!r}; allowed: a whole number")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+        raise Invalid(f"seed is {seed!r}; allowed: a whole number from 0 to 2^64 − 1")
+    if not isinstance(scaled, bool):
+        raise Invalid(f"scaled is {scaled!r}; allowed: True or False")
     if weights is None:
         if scaled:
             raise Invalid("scaled is True with the model's own weights; allowed: with weights, which are then drawn")
@@ -202,9 +212,9 @@ def _origin(method: Method, weights: str | None, seed: int, scaled: bool) -> Ori
     return Origin(weights, seed, (method.target or 1.0) ** -0.5 if scaled else 1.0)
 
 
-def _attach(model: nn.Module, name: str, weight: nn.Parameter, learned: Supermask, draws: torch.Generator) -> None:
+def _attach(model: nn.Module, name: str, weight: nn.Parameter, learned: Supermask, first: Tensor | None) -> None:
     with torch.no_grad():
-        layer = MaskedWeight(name, learned, learned.method.begin(weight.detach(), draws))
+        layer = MaskedWeight(name, learned, first)
     learned.layers[name] = layer
     for module, attribute in list(owners(model, weight)):
         order = tuple(module._parameters)

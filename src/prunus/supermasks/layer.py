@@ -31,6 +31,9 @@ class Whole(Protocol):
     def refresh(self, layers: "Sequence[MaskedWeight] | None" = None) -> None:
         """Make the masks of layers anew, by default all of them."""
 
+    def step(self) -> None:
+        """Count a step."""
+
     def refresh_if_stale(self, layer: "MaskedWeight") -> None:
         """Make the mask of a layer anew if something was written to."""
 
@@ -200,6 +203,6 @@ def _after_step(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
     for supermask, parameters in written.values():
         first = next(iter(supermask.layers.values()))
         if id(first.learned) in parameters:  # of several optimizers one counts
-            supermask.step_count += 1
-            supermask.method.stepped(supermask)
-        supermask.refresh()
+            supermask.step()
+        else:
+            supermask.refresh()

@@ -5,6 +5,7 @@ what changes over time. Each is one function here; most methods say two or three
 """
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import ClassVar
 
 import torch
@@ -100,3 +101,23 @@ def check_positive(name: str, value: int | None) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise Invalid(f"{name} is {value!r}; allowed: a whole number from 1")
+
+
+def check_finite(name: str, value: float) -> None:
+    """Refuse what is no finite number.
+
+    Raises:
+        Invalid: if it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        raise Invalid(f"{name} is {value!r}; allowed: a finite number")
+
+
+def check_flag(name: str, value: bool) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises:
+        Invalid: if it is not.
+    """
+    if not isinstance(value, bool):
+        raise Invalid(f"{name} is {value!r}; allowed: True or False")

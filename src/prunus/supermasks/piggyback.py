@@ -9,7 +9,7 @@ from torch import Tensor
 
 from prunus.core.errors import Invalid
 from prunus.supermasks.layer import MaskedWeight
-from prunus.supermasks.method import Method
+from prunus.supermasks.method import Method, check_finite, check_flag
 from prunus.supermasks.part import Part
 from prunus.supermasks.through import Through
 
@@ -43,6 +43,9 @@ class Piggyback(Method):
     balance: Literal["layer", "entry"] | None = None
 
     def __post_init__(self) -> None:
+        check_finite("threshold", self.threshold)
+        check_finite("first", self.first)
+        check_flag("ternary", self.ternary)
         if not 0 <= self.threshold < self.first:
             raise Invalid(f"threshold is {self.threshold} and first {self.first}; allowed: 0 ≤ threshold < first")
         if self.balance not in (None, "layer", "entry"):

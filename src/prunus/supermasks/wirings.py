@@ -36,7 +36,7 @@ class NeuralWirings(Ranked):
         """Refuse a density that keeps no weight, and weights that cannot be ranked."""
         super().check(weights)
         for name, weight in weights.items():
-            if weight.isnan().any():
+            if not weight.is_meta and weight.isnan().any():
                 raise Invalid(f"{name} has NaN in it; allowed: numbers and infinities")
 
     def begin(self, weight: Tensor, generator: torch.Generator, /) -> None:

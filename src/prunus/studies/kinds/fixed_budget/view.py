@@ -42,7 +42,12 @@ VIEW = View(
     reading=reading,
     terms=(
         ("Supermask", "A mask that is learned over weights that are drawn once and never trained."),
-        ("Budget", "As many weights are kept at each width; the wider the network, the sparser."),
+        ("Width", "A factor on the units and channels of every hidden layer of the study's network, `model.width`."),
+        (
+            "Budget",
+            "As many weights are kept at each width, but for a rounding in each layer; the wider the network, the "
+            "sparser.",
+        ),
         ("Trial", "A repetition with other weights, scores and data order."),
     ),
     source=(

@@ -37,7 +37,11 @@ VIEW = View(
         ("Supermask", "A mask that is learned over weights that are drawn once and never trained."),
         ("Global", "The scores of all layers are ranked together; else each layer keeps the same share."),
         ("Rescaled", "The weights of a layer are multiplied by its size over how many are drawn."),
-        ("Weights kept", "The density. Where masks are drawn in each forward pass, the mean probability of a weight."),
+        (
+            "Weights kept",
+            "The density. Where masks are drawn in each forward pass, the mean probability of a weight; the number "
+            "kept is then that of the most probable mask.",
+        ),
         (
             "Size over that of dense weights",
             "The entropy of the masks, n · H(kept / n) bits a layer, over 32 bits a weight. The weights themselves are "

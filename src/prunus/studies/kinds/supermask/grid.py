@@ -77,7 +77,10 @@ class Make:
             mask["options"].setdefault("steps", int(recipe.iterations))
         if "steps" in mask["options"]:  # a density is reached, also where a preset's training is cut short
             mask["options"]["steps"] = min(mask["options"]["steps"], int(recipe.iterations))
-        method_of(mask)
+        try:
+            method_of(mask)
+        except Invalid as error:
+            raise Invalid(f"{where}: {error}") from error
         own = {"density": density or 1.0, "mask": mask, **trained_on(recipe), **more}
         return self._cell(arm, place, said, width, own)
 

@@ -41,7 +41,7 @@ VIEW = View(
     reading=reading,
     terms=(
         ("Supermask", "A mask that is learned over weights that are drawn once and never trained."),
-        ("Width", "The number of units and channels of every hidden layer, over that of the paper's network."),
+        ("Width", "A factor on the units and channels of every hidden layer of the study's network, `model.width`."),
         ("Trial", "A repetition with other weights, scores and data order."),
     ),
     source=(
