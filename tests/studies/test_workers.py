@@ -120,11 +120,12 @@ LONG = {"train__iterations": 2000, "train__evaluate_every": 100, "prune__rounds"
 
 
 def test_a_worker_that_is_killed_loses_only_what_it_held(tmp_path, cluster, there, watch):
-    held = []
+    held, filed = [], []
 
     def kill_once(shown, cell, evaluation):
         if len(shown.ended) >= 2 and not held and evaluation.iteration >= 500:
             held.extend(shown.begun.keys() - shown.ended.keys())
+            filed.extend(shown.ended)
             os.kill(min(workers_of(cluster)), signal.SIGKILL)
 
     shown = watch(Watched(kill_once))
@@ -132,9 +133,12 @@ def test_a_worker_that_is_killed_loses_only_what_it_held(tmp_path, cluster, ther
     run_on_workers(plan, "prunus run", there, checkpoint_every=0)
     assert held
     assert shown.ended == Counter({cell.key for cell in plan.cells})
-    # at most once again, and only what was in training: the worker may have been between two cells
+    # at most once again, nothing that was filed, and no more than were in training. Which these were when the worker
+    # ended it did not live to tell: it may have finished one and begun another since the evaluation that is seen here
+    again = {key for key, count in shown.begun.items() if count > 1}
     assert max(shown.begun.values()) <= 2
-    assert {key for key, count in shown.begun.items() if count == 2} <= set(held)
+    assert not again & set(filed)
+    assert len(again) <= len(held)
     finished(small(**LONG), tmp_path / "alone")
     assert contents(tmp_path / "workers") == contents(tmp_path / "alone")
 

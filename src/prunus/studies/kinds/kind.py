@@ -6,6 +6,8 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from prunus.data import DataSet, load
 from prunus.studies.cells import Cell
 from prunus.studies.config import BaseSetting, Study
@@ -46,6 +48,9 @@ class Kind:
             cannot be done.
         load: from a setting and the study's seed to its data; settings whose `data` are equal share what was loaded
             for the first of them.
+        stand_in: from a cell that trains and its data to a network that trains as long as its own; cells of one arm and
+            width are taken to be alike. Estimates of time are made with it. Default: the setting's dense network, with
+            less time for sparser cells.
         folder: where the presets lie, `<preset>.yaml` each; default `presets/<name>/` of Prunus.
     """
 
@@ -57,6 +62,7 @@ class Kind:
     view: Callable[[], "View"]
     check: Callable[[Cell, DataSet], None] = check_nothing
     load: Callable[[Any, int], DataSet] = load_data
+    stand_in: Callable[[Cell, DataSet], nn.Module] | None = None
     folder: Traversable | None = None
 
     def preset(self, name: str) -> str:

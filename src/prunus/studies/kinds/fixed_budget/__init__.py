@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from prunus.studies.kinds.fixed_budget.grid import FixedBudget, expand
 from prunus.studies.kinds.kind import Kind
-from prunus.studies.kinds.supermask.work import begin, check
+from prunus.studies.kinds.supermask.work import begin, check, stand_in
 
 if TYPE_CHECKING:
     from prunus.studies.report.view import View
@@ -35,4 +35,5 @@ FIXED_BUDGET = Kind(
     check=check,
     begin=begin,
     view=_view,
+    stand_in=stand_in,
 )

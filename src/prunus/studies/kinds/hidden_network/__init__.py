@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from prunus.studies.kinds.hidden_network.grid import HiddenNetwork, expand
 from prunus.studies.kinds.kind import Kind
-from prunus.studies.kinds.supermask.work import begin, check
+from prunus.studies.kinds.supermask.work import begin, check, stand_in
 
 if TYPE_CHECKING:
     from prunus.studies.report.view import View
@@ -36,4 +36,5 @@ HIDDEN_NETWORK = Kind(
     check=check,
     begin=begin,
     view=_view,
+    stand_in=stand_in,
 )

@@ -37,6 +37,14 @@ def masked(cell: Cell, model: nn.Module) -> Supermask:
     return supermask(model, method_of(mask), weights=mask["weights"], seed=seed, scaled=mask["scaled"])
 
 
+def stand_in(cell: Cell, data: DataSet) -> nn.Module:
+    """The cell's network as it is trained: with its scores, where it learns them."""
+    model = network(cell, data)
+    if "mask" in cell.identity:
+        masked(cell, model)
+    return model
+
+
 def check(cell: Cell, data: DataSet) -> None:
     """Refuse a network that cannot be made, or a mask that keeps nothing."""
     try:

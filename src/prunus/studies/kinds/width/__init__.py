@@ -7,7 +7,7 @@ CVPR.
 from typing import TYPE_CHECKING
 
 from prunus.studies.kinds.kind import Kind
-from prunus.studies.kinds.supermask.work import begin, check
+from prunus.studies.kinds.supermask.work import begin, check, stand_in
 from prunus.studies.kinds.width.grid import Width, expand
 
 if TYPE_CHECKING:
@@ -35,4 +35,5 @@ WIDTH = Kind(
     check=check,
     begin=begin,
     view=_view,
+    stand_in=stand_in,
 )
