@@ -2,7 +2,8 @@
 
 from statistics import fmean
 
-from prunus.studies.kinds.supermask.metrics import ACCURACY, ARMS, DENSITY, KEPT, SIZE, accuracy
+from prunus.studies.kinds.accuracy import accuracy
+from prunus.studies.kinds.supermask.metrics import ACCURACY, ARMS, DENSITY, KEPT, SIZE
 from prunus.studies.report.curves import curves, networks
 from prunus.studies.report.view import View
 from prunus.studies.report.words import called, percent

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from math import log10
 
 from prunus.pruning import CRITERIA as TABLE
+from prunus.studies.kinds.accuracy import accuracy, dense_level
 from prunus.studies.report.style import arms
 from prunus.studies.report.view import NAME, Axis, Curve, Line, Metric
 from prunus.studies.results import CellResult
@@ -38,17 +39,6 @@ COMPRESSION = Axis(
     short="compression",
     note="The compression ratio is that of all prunable weights to those that are kept.",
 )
-
-
-def accuracy(cell: CellResult) -> float | None:
-    """Test accuracy at the end of training, in percent; None where nothing was trained."""
-    return None if cell.final is None or cell.final.test_accuracy is None else 100 * cell.final.test_accuracy
-
-
-def dense_level(cells: Sequence[CellResult], _curves: Sequence[Curve], /) -> Iterable[Line]:
-    """The mean accuracy of the dense network, if it was trained."""
-    found = [a for cell in cells if cell.arm == "dense" and (a := accuracy(cell)) is not None]
-    return [Line("dense", y=sum(found) / len(found))] if found else []
 
 
 def maximum(cells: Sequence[CellResult], _curves: Sequence[Curve], /) -> Iterable[Line]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
 
-from prunus.studies.kinds.supermask.metrics import accuracy, dense_level
+from prunus.studies.kinds.accuracy import accuracy, dense_level
 from prunus.studies.report.style import PALETTE, Arm
 from prunus.studies.report.view import NAME, Curve, Line, Metric
 from prunus.studies.results import CellResult

@@ -2,8 +2,8 @@
 
 from statistics import fmean
 
+from prunus.studies.kinds.accuracy import accuracy
 from prunus.studies.kinds.mask_criteria.metrics import BY_CRITERION, BY_ONE, BY_ZERO, CRITERIA, ONE, ZERO, untrained
-from prunus.studies.kinds.supermask.metrics import accuracy
 from prunus.studies.report.curves import curves, networks
 from prunus.studies.report.view import Curve, View
 from prunus.studies.report.words import called, percent

@@ -2,7 +2,8 @@
 
 from statistics import fmean
 
-from prunus.studies.kinds.initialization.metrics import COMPRESSION, CRITERIA, accuracy, dense_level, power
+from prunus.studies.kinds.accuracy import accuracy, dense_level
+from prunus.studies.kinds.initialization.metrics import COMPRESSION, CRITERIA, power
 from prunus.studies.report.curves import networks
 from prunus.studies.report.style import arms
 from prunus.studies.report.view import Metric, View

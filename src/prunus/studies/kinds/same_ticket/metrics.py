@@ -6,9 +6,9 @@ from dataclasses import replace
 from itertools import cycle
 from statistics import fmean
 
+from prunus.studies.kinds.accuracy import accuracy
 from prunus.studies.kinds.same_ticket.grid import SPACE
 from prunus.studies.kinds.same_ticket.names import BETWEEN, FINDERS, RELATIONS, within
-from prunus.studies.kinds.supermask.metrics import accuracy
 from prunus.studies.report.style import PALETTE, Arm, Look
 from prunus.studies.report.view import Axis, Curve, Line, Metric
 from prunus.studies.report.words import percent

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from math import isfinite
 from statistics import fmean, stdev
 
+from prunus.studies.kinds.accuracy import accuracy
 from prunus.studies.kinds.same_ticket.names import BETWEEN, FINDERS, MAGNITUDE, RELATIONS, within
-from prunus.studies.kinds.supermask.metrics import accuracy
 from prunus.studies.report.curves import networks
 from prunus.studies.report.view import View
 from prunus.studies.report.words import called, percent

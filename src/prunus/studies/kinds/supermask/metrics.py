@@ -1,12 +1,12 @@
 """Axes and metrics that the studies of supermasks share."""
 
-from collections.abc import Iterable, Sequence
 from math import log2
 
 from prunus.core.summary import Layer
+from prunus.studies.kinds.accuracy import accuracy, dense_level
 from prunus.studies.kinds.supermask.arms import WORDS
 from prunus.studies.report.style import arms
-from prunus.studies.report.view import Axis, Curve, Line, Metric
+from prunus.studies.report.view import Axis, Metric
 from prunus.studies.report.words import percent
 from prunus.studies.results import CellResult
 
@@ -36,17 +36,6 @@ WIDTH = Axis(
     at_points=True,
     note="The axis of widths is logarithmic.",
 )
-
-
-def accuracy(cell: CellResult) -> float | None:
-    """Test accuracy at the end of training, in percent; None where nothing was trained."""
-    return None if cell.final is None or cell.final.test_accuracy is None else 100 * cell.final.test_accuracy
-
-
-def dense_level(cells: Sequence[CellResult], _curves: Sequence[Curve], /) -> Iterable[Line]:
-    """The mean accuracy of the dense network, if it was trained."""
-    found = [a for cell in cells if cell.arm == "dense" and (a := accuracy(cell)) is not None]
-    return [Line("dense", y=sum(found) / len(found))] if found else []
 
 
 def bits(layer: Layer) -> float:
