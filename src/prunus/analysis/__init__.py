@@ -5,6 +5,8 @@ from prunus.analysis.conservation import Conservation, LayerFlow, UnitFlow, cons
 from prunus.analysis.costs import Cost, Costs, costs
 from prunus.analysis.critical import Critical, critical_compression, critical_compression_of
 from prunus.analysis.effective import effective, effective_density
+from prunus.analysis.exploration import Exploration
+from prunus.analysis.topology import DeadUnits, LayerTopology, Topology
 
 __all__ = [
     "Collapse",
@@ -12,7 +14,11 @@ __all__ = [
     "Cost",
     "Costs",
     "Critical",
+    "DeadUnits",
+    "Exploration",
     "LayerFlow",
+    "LayerTopology",
+    "Topology",
     "UnitFlow",
     "collapse",
     "conservation",

@@ -15,28 +15,16 @@ parameters (FSDP, tensor parallelism: `apply` refuses them; shard no masked mode
 """
 
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
-from weakref import WeakValueDictionary
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
-from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.utils.hooks import RemovableHandle
 
 from prunus.core.errors import Invalid, nearest
+from prunus.core.held import every, held_in, hold, let_go, slots_of
 from prunus.core.learned import masks_learned
 from prunus.core.masks import Masks
 from prunus.core.params import owners
-
-#: Where a module keeps its `_Slots`: a plain attribute, carried by deepcopy and pickle and not seen by state_dict.
-_SLOTS = "_prunus_slots"
-
-#: The integer type that is as wide as a weight of so many bytes.
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def apply(model: nn.Module, masks: Masks | Mapping[str, Tensor]) -> "Handle":
@@ -63,9 +51,9 @@ def apply(model: nn.Module, masks: Masks | Mapping[str, Tensor]) -> "Handle":
     release(model)
     origin = object()
     for name, parameter in parameters.items():
-        held = _hold(parameter, masks[name], origin)
+        held = hold(parameter, masks[name], origin)
         for module, attribute in owners(model, parameter):
-            _slots(module).held[attribute] = held
+            slots_of(module).held[attribute] = held
     return Handle(model, origin)
 
 
@@ -79,12 +67,12 @@ def masks_of(model: nn.Module) -> Masks:
         Invalid: if the model holds no masks, or a masked parameter was replaced by hand since.
     """
     for path, module in model.named_modules():
-        for attribute, held in _held(module).items():
+        for attribute, held in held_in(module).items():
             if module._parameters.get(attribute) is not held.parameter:
                 name = f"{path}.{attribute}".lstrip(".")
                 raise Invalid(f"{name} was replaced after its mask was applied: apply the masks again")
-    held = {name: _every.get(id(parameter)) for name, parameter in model.named_parameters()}
-    found = {name: h.keep.mask for name, h in held.items() if h is not None}
+    held = {name: every.get(id(parameter)) for name, parameter in model.named_parameters()}
+    found = {name: h.keep.weights.mask for name, h in held.items() if h is not None}
     found |= masks_learned(model)
     if not found:
         raise Invalid(f"this {type(model).__name__} holds no masks: apply(model, masks) gives it some")
@@ -98,8 +86,8 @@ def release(model: nn.Module) -> None:
     too.
     """
     for module in model.modules():
-        for attribute in list(_held(module)):
-            _let_go(module, attribute)
+        for attribute in list(held_in(module)):
+            let_go(module, attribute)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,172 +103,9 @@ class Handle:
         Masks that a later `apply` put in their place stay. Calling it again does nothing.
         """
         for module in self.model.modules():
-            for attribute, held in list(_held(module).items()):
+            for attribute, held in list(held_in(module).items()):
                 if held.origin is self._origin:
-                    _let_go(module, attribute)
-
-
-class _Keep:
-    """A mask as integers as wide as the weights: all bits set where a weight is kept, none where it is dropped.
-
-    Weights are masked by a bitwise "and". It is exact: a kept weight keeps every bit, a dropped one becomes +0
-    even where it is NaN or infinite (a product would give NaN). On one CPU thread it takes as long as a product
-    with a float mask; `masked_fill_` and `torch.where` take over ten times as long (benchmarks/masked_step.py).
-    The price is memory: as many bytes as the weights have.
-    """
-
-    def __init__(self, mask: Tensor, parameter: Tensor) -> None:
-        self.lay_out(mask, parameter)
-
-    @property
-    def mask(self) -> Tensor:
-        return self._bits != 0
-
-    def lay_out(self, mask: Tensor, parameter: Tensor) -> None:
-        """Take `mask` (its shape is the parameter's), in the parameter's memory format."""
-        like = torch.empty_like(parameter, device=mask.device if parameter.is_meta else parameter.device)
-        self._stride = parameter.stride()
-        self._bits = like.copy_(mask).neg_().to(_INTEGERS[like.element_size()])  # −1 has all bits set
-
-    def __call__(self, parameter: Tensor) -> None:
-        """Zero the masked gradient of `parameter`: its post-accumulate-grad hook."""
-        gradient = parameter.grad
-        if gradient is None:
-            return
-        if gradient.requires_grad:  # create_graph=True: what was computed must not be written to
-            parameter.grad = torch.where(self.mask.to(gradient.device), gradient, 0)
-        elif gradient.is_sparse:
-            values, rows = gradient._values(), tuple(gradient._indices())
-            bits = self._bits_for(values)[rows]
-            values.view(bits.dtype).bitwise_and_(bits)
-        else:
-            bits = self._bits_for(gradient)
-            gradient.view(bits.dtype).bitwise_and_(bits)
-
-    def project(self, parameter: Tensor) -> None:
-        """Zero the masked weights of `parameter` (call it under `no_grad`)."""
-        if parameter.is_meta:  # no weights yet; the mask must not become a meta tensor with it
-            return
-        if parameter.stride() != self._stride:  # for speed: such as after to(memory_format=torch.channels_last)
-            self.lay_out(self.mask, parameter)
-        bits = self._bits_for(parameter)
-        parameter.view(bits.dtype).bitwise_and_(bits)
-
-    def _bits_for(self, tensor: Tensor) -> Tensor:
-        # The model may have moved to another device or dtype since; −1 has all bits set at every width.
-        bits, size = self._bits, tensor.element_size()
-        if bits.element_size() != size or bits.device != tensor.device:
-            bits = self._bits = bits.to(tensor.device, _INTEGERS[size])
-        return bits
-
-
-class _Held:
-    """A parameter and its mask, held from construction on. Copies and unpickled ones hold their own parameter.
-
-    The parameter's hook refers to `keep` and not to this object, which would be a reference cycle: a model that is
-    dropped is freed at once.
-    """
-
-    def __init__(self, parameter: nn.Parameter, mask: Tensor, origin: object) -> None:
-        self.parameter = parameter
-        self.origin = origin
-        self.keep = _Keep(mask, parameter)
-        self.handle = _on_gradient(parameter, self.keep)
-        _every[id(parameter)] = self
-        _watch_optimizers()
-        self.zero()
-
-    def zero(self) -> None:
-        """Zero the masked weights, and their gradients if there are any."""
-        with torch.no_grad():
-            self.keep.project(self.parameter)
-        self.keep(self.parameter)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Held":
-        return _Held(deepcopy(self.parameter, memo), self.keep.mask, deepcopy(self.origin, memo))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Held, (self.parameter, self.keep.mask, self.origin)
-
-
-#: Every held parameter by its id, which stays its own because the `_Held` keeps it alive. The parameter itself
-#: carries no attribute, so a pickled parameter knows nothing of Prunus.
-_every: WeakValueDictionary[int, _Held] = WeakValueDictionary()
-
-
-@dataclass
-class _Slots:
-    """What a module holds: its masked parameters by attribute name, and its hook after `load_state_dict`."""
-
-    handle: RemovableHandle
-    held: dict[str, _Held] = field(default_factory=dict)
-
-
-def _slots(module: nn.Module) -> _Slots:
-    if _SLOTS not in vars(module):
-        setattr(module, _SLOTS, _Slots(module.register_load_state_dict_post_hook(_after_load)))
-    return vars(module)[_SLOTS]
-
-
-def _held(module: nn.Module) -> dict[str, _Held]:
-    return vars(module)[_SLOTS].held if _SLOTS in vars(module) else {}
-
-
-def _hold(parameter: nn.Parameter, mask: Tensor, origin: object) -> _Held:
-    held = _every.get(id(parameter))
-    if held is None:
-        return _Held(parameter, mask, origin)
-    # Held already through a module outside the model (a tied weight): both modules get the new mask.
-    held.keep.lay_out(mask, parameter)
-    held.origin = origin
-    held.zero()
-    return held
-
-
-def _let_go(module: nn.Module, attribute: str) -> None:
-    slots = _slots(module)
-    held = slots.held.pop(attribute)
-    held.handle.remove()
-    _every.pop(id(held.parameter), None)
-    if not slots.held:
-        slots.handle.remove()
-        delattr(module, _SLOTS)
-
-
-def _on_gradient(parameter: nn.Parameter, hook: _Keep) -> RemovableHandle:
-    # A frozen parameter takes no hook, but one that it has stays with it while it is frozen.
-    trained = parameter.requires_grad
-    try:
-        return parameter.requires_grad_(True).register_post_accumulate_grad_hook(hook)
-    finally:
-        parameter.requires_grad_(trained)
-
-
-def _after_load(module: nn.Module, _incompatible: object) -> None:
-    """Mask what `load_state_dict` wrote. With `assign=True` there are new parameters, tied ones no longer tied."""
-    held = _held(module)
-    for attribute, before in list(held.items()):
-        parameter = module._parameters.get(attribute)
-        if parameter is not None and parameter is not before.parameter:
-            held[attribute] = _hold(parameter, before.keep.mask, before.origin)
-        held[attribute].zero()
-
-
-@torch.no_grad()
-def _after_step(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            held = _every.get(id(parameter))
-            if held is not None:
-                held.keep.project(parameter)
-
-
-_watching: list[RemovableHandle] = []
-
-
-def _watch_optimizers() -> None:
-    if not _watching:  # a program that never masks anything pays nothing
-        _watching.append(register_optimizer_step_post_hook(_after_step))
+                    let_go(module, attribute)
 
 
 def _as_masks(model: nn.Module, masks: Masks | Mapping[str, Tensor]) -> Masks:
@@ -297,18 +122,18 @@ def _as_masks(model: nn.Module, masks: Masks | Mapping[str, Tensor]) -> Masks:
 
 
 def _named(model: nn.Module, masks: Masks) -> dict[str, nn.Parameter]:
-    every = dict(model.named_parameters(remove_duplicate=False))
+    there = dict(model.named_parameters(remove_duplicate=False))
     named: dict[str, nn.Parameter] = {}
     first: dict[int, str] = {}
     for name, mask in masks.items():
-        if name not in every and _behind_parametrization(model, name):
+        if name not in there and _behind_parametrization(model, name):
             raise Invalid(f"{name} is behind a parametrization: remove it before masking the model")
-        if name not in every:
-            raise Invalid(f"masks has {name!r}, which is no parameter of the model; {nearest(name, every)}")
-        _check(name, mask, every[name])
-        if (twin := first.setdefault(id(every[name]), name)) != name:
+        if name not in there:
+            raise Invalid(f"masks has {name!r}, which is no parameter of the model; {nearest(name, there)}")
+        _check(name, mask, there[name])
+        if (twin := first.setdefault(id(there[name]), name)) != name:
             raise Invalid(f"{twin} and {name} are one tied weight; give it one mask")
-        named[name] = every[name]
+        named[name] = there[name]
     return named
 
 

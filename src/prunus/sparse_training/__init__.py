@@ -1,0 +1,28 @@
+"""Networks that are sparse from the first step to the last: objects with `.step()`, for any model and any loop."""
+
+from prunus.core.registry import Table
+from prunus.sparse_training.base import SparseTraining
+from prunus.sparse_training.pattern import NM, ConstantFanIn, Pattern
+from prunus.sparse_training.record import Update
+from prunus.sparse_training.rigl import RigL
+from prunus.sparse_training.schedule import UpdateSchedule
+from prunus.sparse_training.set import SET
+from prunus.sparse_training.static import Static
+
+__all__ = [
+    "METHODS",
+    "NM",
+    "SET",
+    "ConstantFanIn",
+    "Pattern",
+    "RigL",
+    "SparseTraining",
+    "Static",
+    "Update",
+    "UpdateSchedule",
+]
+
+#: The methods by name.
+METHODS: Table[type[SparseTraining]] = Table(
+    "method", {method.name: method for method in (Static, SET, RigL)}, group="prunus.sparse_training"
+)

@@ -1,0 +1,103 @@
+"""The masks that a sparse training begins with."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from prunus.core.allocation import Allocation, allot
+from prunus.core.errors import Invalid, nearest
+from prunus.core.masks import Masks
+from prunus.core.params import Globs, owners, prunable
+from prunus.sparse_training.layer import largest
+from prunus.sparse_training.pattern import Pattern, output_axis, positions_of, top_of_rows
+
+Weights = Mapping[str, nn.Parameter]
+
+
+def trained_weights(
+    model: nn.Module, optimizer: Optimizer, start: Masks | None, include: Globs | None, exclude: Globs | None
+) -> dict[str, nn.Parameter]:
+    """The weights to be masked: those of `start`, or the prunable ones, by name.
+
+    Raises:
+        Invalid: if there are none, or the optimizer does not hold one of them.
+    """
+    if start is None:
+        weights = prunable(model, include, exclude)
+    else:
+        there = dict(model.named_parameters())
+        if unknown := [name for name in start if name not in there]:
+            raise Invalid(f"start has {unknown[0]!r}, which is no parameter of the model; {nearest(unknown[0], there)}")
+        weights = {name: there[name] for name in start}
+    if not weights:
+        raise Invalid(f"this {type(model).__name__} has no prunable weights")
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for name, weight in weights.items():
+        if id(weight) not in held:
+            raise Invalid(f"optimizer does not hold {name}; allowed: one made of this model's parameters, or exclude")
+    return weights
+
+
+def output_axes(model: nn.Module, weights: Weights) -> dict[str, int]:
+    """The dimension that each weight's outputs are along."""
+    return {name: output_axis(next(owners(model, weight))[0]) for name, weight in weights.items()}
+
+
+def random_masks(
+    weights: Weights,
+    axes: Mapping[str, int],
+    density: float,
+    scope: str | Allocation,
+    pattern: Pattern | None,
+    stream: Callable[..., torch.Generator],
+) -> Masks:
+    """Random masks with round(density · n) weights in all, or what the pattern makes of that.
+
+    Args:
+        weights: by name.
+        axes: the dimension of the outputs of each.
+        density: in (0, 1].
+        scope: how it is shared among the layers.
+        pattern: what masks there may be; None any.
+        stream: from names to the generator of a random choice.
+    """
+    size = sum(weight.numel() for weight in weights.values())
+    scope = "uniform" if pattern and pattern.density else scope
+    counts = allot(scope, {name: weight.detach() for name, weight in weights.items()}, round(density * size))
+
+    def mask(name: str, weight: nn.Parameter) -> Tensor:
+        draws = torch.rand(weight.numel(), generator=stream("start", name), dtype=torch.float64)
+        kept = torch.zeros(weight.numel(), dtype=torch.bool)
+        if pattern is None:
+            kept[largest(draws, counts[name])] = True
+        else:
+            width = pattern.width(name, weight, axes[name])
+            each = pattern.each(name, width, counts[name] / weight.numel())
+            positions = positions_of(weight.shape, axes[name], width, kept.device)
+            kept[positions[top_of_rows(draws[positions], each)]] = True
+        return kept.view(weight.shape).to(weight.device)
+
+    return Masks._made({name: mask(name, weight) for name, weight in weights.items()})
+
+
+def given_masks(start: Masks, weights: Weights, axes: Mapping[str, int], pattern: Pattern | None) -> Masks:
+    """The masks of the user, on the weights' devices.
+
+    Raises:
+        Invalid: if one has not the shape of its weight, or not the pattern.
+    """
+    for name, mask in start.items():
+        if mask.shape != weights[name].shape:
+            raise Invalid(f"start has {name} of shape {tuple(mask.shape)}; allowed: {tuple(weights[name].shape)}")
+        if pattern:
+            width = pattern.width(name, mask, axes[name])
+            rows = mask.reshape(-1)[positions_of(mask.shape, axes[name], width, mask.device)].sum(1)
+            each = pattern.each(name, width, int(rows.max()) / width)
+            if not (rows == each).all():
+                raise Invalid(
+                    f"start has {int(rows.min())} to {int(rows.max())} weights in the groups of {name}; "
+                    f"allowed with the pattern: {each} in each"
+                )
+    return Masks({name: start[name].to(weight.device) for name, weight in weights.items()})

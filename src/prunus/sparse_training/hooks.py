@@ -1,0 +1,48 @@
+"""What is to happen right before each step of an optimizer, when all gradients are there."""
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakMethod
+
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+
+def before_steps(optimizer: Optimizer, ready: Callable[[], None]) -> RemovableHandle:
+    """Call a bound method right before each step that the optimizer takes; where it is given a closure, after that.
+
+    The optimizer keeps neither the method nor its object alive. A step that a GradScaler skips is none.
+    """
+    method = WeakMethod(ready)
+
+    def before(_: Optimizer, given: Any, kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+        if (own := method()) is None:
+            return None
+        first, *rest = given  # the optimizer itself, and the closure if it has no name
+        closure = rest[0] if rest else kwargs.get("closure")
+        if closure is None:
+            if not skipped(optimizer):
+                own()
+            return None
+
+        def evaluated() -> Any:
+            loss = closure()
+            own()
+            return loss
+
+        return ((first, evaluated, *rest[1:]), kwargs) if rest else (given, {**kwargs, "closure": evaluated})
+
+    return optimizer.register_step_pre_hook(before)
+
+
+def skipped(optimizer: Optimizer) -> bool:
+    """Whether a GradScaler has the optimizer skip this step by itself, as fused ones do."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)
+
+
+def unwrapped(optimizer: Optimizer) -> Optimizer:
+    """The optimizer inside those of accelerate and Lightning, whose steps it takes."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
+        optimizer = inner
+    return optimizer
