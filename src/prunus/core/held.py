@@ -16,6 +16,9 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
+from prunus.core.ranked import positions_in
+from prunus.kernels import native
+
 #: Where a module keeps its `Slots`: a plain attribute, carried by deepcopy and pickle and not seen by state_dict.
 _SLOTS = "_prunus_slots"
 
@@ -53,7 +56,10 @@ class Bits:
 
     def kept(self) -> Tensor:
         """The row-major positions of the kept weights, ascending, int64."""
-        return self._bits.reshape(-1).nonzero().squeeze(1)
+        bits = self._bits
+        if bits.is_cpu and bits.dtype == torch.int32 and bits.is_contiguous() and (module := native()):
+            return torch.from_numpy(module.positions_of_bits(bits.view(torch.float32).numpy()))
+        return positions_in(self.mask)
 
     def clear(self, tensor: Tensor) -> None:
         """Zero what is masked of a tensor of the parameter's shape, in place."""

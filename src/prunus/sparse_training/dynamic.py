@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from prunus.core.ranked import positions_of_largest
 from prunus.sparse_training.base import SparseTraining
-from prunus.sparse_training.layer import SparseLayer, comparable, largest, largest_free
+from prunus.sparse_training.layer import SparseLayer, comparable, largest_free
 from prunus.sparse_training.pattern import top_of_rows
 from prunus.sparse_training.schedule import UpdateSchedule
 
@@ -71,8 +72,7 @@ class Dynamic(SparseTraining):
 
     def strongest(self, layer: SparseLayer, count: int) -> Tensor:
         """The positions of the `count` active weights that are not dropped: those of the largest |θ|."""
-        active = layer.active
-        return active[largest(layer.magnitudes(active), count)]
+        return layer.strongest(count)
 
     def grown(self, layer: SparseLayer, kept: Tensor, count: int, step: int) -> Tensor:
         """The positions of the `count` weights that are grown beside those `kept`; with a pattern as it needs them."""
@@ -131,11 +131,22 @@ class ByGradient(Dynamic):
             if layer.weight.grad is not None:
                 yield self.choice(name, layer, fraction, step)
 
+    def grown_anywhere(self, layer: SparseLayer, kept: Tensor, count: int, step: int) -> Tensor:
+        """Where the gradient is largest; it is of no use afterwards, and written to."""
+        gradient = self._gradient(layer).index_fill_(0, kept, 0.0)
+        found = positions_of_largest(gradient, count, absolute=True)
+        some = count and bool(gradient[found].all())
+        return found if some else super().grown_anywhere(layer, kept, count, step)  # else kept ones are among the zeros
+
     def growth(self, layer: SparseLayer, step: int) -> Tensor:  # noqa: ARG002
         """|∂L/∂θ|."""
+        return comparable(self._gradient(layer))
+
+    def _gradient(self, layer: SparseLayer) -> Tensor:
+        """The gradient, [size]: a view where it can be."""
         assert layer.weight.grad is not None
         gradient = layer.weight.grad
-        return comparable((gradient.to_dense() if gradient.is_sparse else gradient).reshape(-1))
+        return (gradient.to_dense() if gradient.is_sparse else gradient).reshape(-1)
 
     def own_state(self) -> dict[str, Any]:
         """Whether an update is overdue, because its step was skipped."""

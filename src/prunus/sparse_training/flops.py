@@ -101,8 +101,8 @@ class Flops:
 def flops(method: Trained, costs: Costs) -> Flops:
     """FLOPs of a training so far, and of the network that it has come to.
 
-    A step has the masks that stood before it: that of an update, those that the update changed. Layers without a mask are
-    dense.
+    A step has the masks that stood before it: that of an update, those that the update changed. Layers without a mask
+    are dense.
 
     Args:
         method: a method of sparse training that has taken at least one step.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from prunus.core.held import Held
-from prunus.core.ranked import masks_of_largest
+from prunus.core.ranked import positions_of_largest
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,11 @@ class SparseLayer:
     def magnitudes(self, positions: Tensor) -> Tensor:
         """|θ| of the weights at `positions`; NaN counts as 0."""
         return comparable(self.weight.detach().take(positions))
+
+    def strongest(self, count: int) -> Tensor:
+        """The positions of the `count` active weights of the largest |θ|."""
+        active = self.active
+        return active[positions_of_largest(self.weight.detach().take(active), count, absolute=True)]
 
     def free(self, kept: Tensor) -> Tensor:
         """A bool tensor [size]: True but at the positions `kept`."""
@@ -144,13 +149,13 @@ def largest_free(scores: Tensor, kept: Tensor, count: int) -> Tensor:
 
 def largest(scores: Tensor, count: int) -> Tensor:
     """The positions of the `count` largest of `scores` [n], ascending; of equal ones the first."""
-    return masks_of_largest([scores], count, absolute=False)[0].nonzero().squeeze(1)
+    return positions_of_largest(scores, count, absolute=False)
 
 
 def difference(these: Tensor, those: Tensor, size: int) -> Tensor:
-    """The positions that are in `these` and not in `those`, ascending, all below `size`."""
-    there = torch.zeros(size, dtype=torch.bool, device=these.device).index_fill_(0, these, True)
-    return there.index_fill_(0, those, False).nonzero().squeeze(1)
+    """The positions in `these` that are not in `those`, in the order of `these`; all are below `size`."""
+    there = torch.zeros(size, dtype=torch.bool, device=these.device).index_fill_(0, those, True)
+    return these[~there[these]]
 
 
 def moments(optimizer: Optimizer, parameter: nn.Parameter) -> Iterator[Tensor]:

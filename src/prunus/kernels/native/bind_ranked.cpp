@@ -79,6 +79,48 @@ std::pair<double, int64_t> write_largest(const Layers<const float>& scores, cons
     return {number(cut.key), in_order ? 0 : surplus};
 }
 
+using Positions = nb::ndarray<nb::numpy, int64_t, nb::ndim<1>>;
+
+Positions given(int64_t* positions, int64_t count) {
+    const nb::capsule owner(positions, [](void* p) noexcept { delete[] static_cast<int64_t*>(p); });
+    return Positions(positions, {static_cast<size_t>(count)}, owner);
+}
+
+// The positions in memory of the entries with a bit other than the sign, ascending.
+Positions positions_of_bits(const Flat<const float>& bits) {
+    const auto size = static_cast<int64_t>(bits.size());
+    Tally tally;
+    int64_t* found = nullptr;
+    {
+        const nb::gil_scoped_release released;
+        ranked().tally(Kind::magnitudes, bits.data(), size, 1, MAGNITUDE, nullptr, tally);
+        found = new int64_t[tally.inside];
+        ranked().place(Kind::magnitudes, bits.data(), size, 1, 0, found);
+    }
+    return given(found, tally.inside);
+}
+
+// The positions in memory of the largest scores, ascending; of equal ones the first. None if a score is NaN.
+nb::object positions_of_largest(const Flat<const float>& scores, int64_t keep, bool absolute, int threads) {
+    const Scores all = joined({scores});
+    check(keep >= 0 && keep <= all.size(), "keep is not between 0 and the number of scores");
+    const Kind kind = absolute ? Kind::magnitudes : Kind::values;
+    int64_t* found = nullptr;
+    {
+        const nb::gil_scoped_release released;
+        const Cut cut = cut_of(all, kind, keep, threads);
+        if (cut.strange) keep = -1;
+        else found = new int64_t[keep];
+        if (keep > 0) {
+            const int64_t turn = cut.ties > cut.wanted ? end_of_ties(all, kind, cut.key, cut.wanted) : all.size();
+            const int64_t first = ranked().place(kind, scores.data(), turn, cut.key, 0, found);
+            ranked().place(kind, scores.data() + turn, all.size() - turn, cut.key + 1, turn, found + first);
+        }
+    }
+    if (keep < 0) return nb::none();
+    return nb::cast(given(found, keep));
+}
+
 void score_gradient(const Flat<const float>& gradient, const Flat<const float>& weights,
                     const Flat<const float>& scores, const Flat<float>& out, int threads) {
     check_alike(gradient, weights), check_alike(gradient, scores), check_alike(gradient, out);
@@ -98,6 +140,9 @@ void score_gradient(const Flat<const float>& gradient, const Flat<const float>& 
 void bind_ranked(nb::module_& m) {
     m.def("write_largest", &write_largest, nb::arg("scores").noconvert(), nb::arg("weights").noconvert(),
           nb::arg("outs").noconvert(), nb::arg("keep"), nb::arg("absolute"), nb::arg("in_order"), nb::arg("threads"));
+    m.def("positions_of_bits", &positions_of_bits, nb::arg("bits").noconvert());
+    m.def("positions_of_largest", &positions_of_largest, nb::arg("scores").noconvert(), nb::arg("keep"),
+          nb::arg("absolute"), nb::arg("threads"));
     m.def("score_gradient", &score_gradient, nb::arg("gradient").noconvert(), nb::arg("weights").noconvert(),
           nb::arg("scores").noconvert(), nb::arg("out").noconvert(), nb::arg("threads"));
 }

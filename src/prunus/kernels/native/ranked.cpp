@@ -69,6 +69,25 @@ static void write(Kind kind, const float* scores, const float* weights, float* o
     write_as<Kind::values>(scores, weights, out, count, least);
 }
 
+template <Kind KIND>
+static int64_t place_of(const float* scores, int64_t count, int32_t least, int64_t base, int64_t* to) {
+    const Keys lowest = all(least);
+    int64_t found = 0, i = 0;
+    for (; i + W <= count; i += W) {
+        const Keys bits = load(scores + i), magnitude = magnitudes(bits);
+        uint32_t set = at_least(KIND == Kind::values ? negated_where(bits, magnitude) : magnitude, lowest);
+        for (; set; set &= set - 1) to[found++] = base + i + __builtin_ctz(set);
+    }
+    for (; i < count; i++)
+        if (key_of(KIND, bits_at(scores + i)) >= least) to[found++] = base + i;
+    return found;
+}
+
+static int64_t place(Kind kind, const float* scores, int64_t count, int32_t least, int64_t base, int64_t* to) {
+    if (kind == Kind::magnitudes) return place_of<Kind::magnitudes>(scores, count, least, base, to);
+    return place_of<Kind::values>(scores, count, least, base, to);
+}
+
 static void gradient(const float* __restrict gradient, const float* __restrict weights, const float* __restrict scores,
                      float* __restrict out, int64_t count) {
     constexpr int32_t ONE = 0x3f800000;  // the bits of 1
@@ -84,7 +103,7 @@ static void gradient(const float* __restrict gradient, const float* __restrict w
 
 const Ranked* PRUNUS_JOIN(ranked_, PRUNUS_ISA)() {
     using namespace PRUNUS_ISA;
-    static const Ranked table = {PRUNUS_TEXT(PRUNUS_ISA), tally, write, gradient};
+    static const Ranked table = {PRUNUS_TEXT(PRUNUS_ISA), tally, write, place, gradient};
     return &table;
 }
 

@@ -41,6 +41,8 @@ struct Ranked {
     void (*tally)(Kind, const void* from, int64_t count, int32_t lo, int32_t hi, int32_t* to, Tally&);
     // out = weight where the key of the score is at least `least`, else +0.
     void (*write)(Kind, const float* scores, const float* weights, float* out, int64_t count, int32_t least);
+    // Writes base + i for each score i whose key is at least `least`, ascending; returns how many.
+    int64_t (*place)(Kind, const float* scores, int64_t count, int32_t least, int64_t base, int64_t* to);
     // out = gradient * weight * sign(score), where the sign of both zeros is 0.
     void (*gradient)(const float* gradient, const float* weights, const float* scores, float* out, int64_t count);
 };

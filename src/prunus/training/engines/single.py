@@ -196,6 +196,8 @@ class Seat:
         if self.method and "method" in state:
             rest = json.loads(bytes(state["method"].tolist()).decode())
             self.method.load_state_dict({**_part(state, "method"), **rest})
+            # a sparse training zeroes, when it is made, what its first masks leave out
+            self.lane.model.load_state_dict(self.joined_with)
 
 
 def _part(state: State, prefix: str) -> dict[str, Tensor]:
