@@ -11,7 +11,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from prunus.core import ranked
 from prunus.core.errors import Invalid
-from prunus.core.ranked import masks_of_largest, masks_without_waiting, score_gradient, write_largest
+from prunus.core.ranked import (
+    masks_of_largest,
+    masks_without_waiting,
+    positions_of_largest,
+    score_gradient,
+    write_largest,
+)
 
 INF = math.inf
 #: Few distinct values, so that ties are the rule, among them infinities and both zeros; or hardly any ties.
@@ -206,3 +212,22 @@ def test_the_score_gradient_is_traced_under_compile():
     gradient, weight, scores = (torch.randn(5, generator=torch.Generator().manual_seed(i)) for i in range(3))
     wanted = score_gradient(gradient, weight, scores, absolute=True)
     assert torch.equal(compiled(gradient, weight, scores, absolute=True), wanted)
+
+
+@settings(max_examples=60, deadline=None)
+@given(layers(), st.booleans(), st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
+def test_positions_of_the_largest_are_those_of_the_masks(drawn, absolute, dtype):
+    tensor = drawn[0][0].to(dtype)
+    keep = min(drawn[1], tensor.numel())
+    mask = expected([tensor], keep, absolute)[0]
+    found = positions_of_largest(tensor, keep, absolute=absolute)
+    assert found.dtype == torch.int64
+    assert torch.equal(found, mask.reshape(-1).nonzero().squeeze(1))
+
+
+def test_nan_counts_as_zero_where_positions_are_asked_for():
+    scores = torch.tensor([math.nan, 1.0, -2.0, math.nan, 0.5])
+    assert positions_of_largest(scores, 2, absolute=True).tolist() == [1, 2]
+    assert positions_of_largest(scores, 3, absolute=False).tolist() == [0, 1, 4]
+    with pytest.raises(ValueError, match="keep is 6 of 5"):
+        positions_of_largest(scores, 6, absolute=True)

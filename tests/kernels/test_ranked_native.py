@@ -134,3 +134,27 @@ def test_what_does_not_fit_is_refused():
             MODULE.score_gradient(a, a, a, wrong, 1)
     with pytest.raises(ValueError, match="differ in size"):
         MODULE.score_gradient(a, a, a, b, 1)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_positions_of_the_largest_are_those_of_a_stable_sort(native, size):
+    for name, scores in layouts(size).items():
+        for keep, absolute in product({0, 1, size // 30, size // 2, size - 1, size}, (True, False)):
+            found = native.positions_of_largest(scores, keep, absolute, 1)
+            assert found.dtype == np.int64
+            assert np.array_equal(found, np.flatnonzero(kept(scores, keep, absolute))), (name, keep, absolute)
+
+
+def test_positions_of_the_largest_are_refused_where_there_is_nan(native):
+    scores = np.arange(40, dtype=np.float32)
+    scores[17] = math.nan
+    assert native.positions_of_largest(scores, 5, True, 1) is None
+    with pytest.raises(ValueError, match="keep"):
+        native.positions_of_largest(np.zeros(4, np.float32), 5, True, 1)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_positions_of_bits_are_those_that_are_set(native, size):
+    for share in (0.0, 0.03, 0.5, 1.0):
+        bits = -(np.random.default_rng(size).random(size) < share).astype(np.int32)
+        assert np.array_equal(native.positions_of_bits(bits.view(np.float32)), np.flatnonzero(bits))

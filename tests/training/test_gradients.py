@@ -60,3 +60,26 @@ def test_only_plain_chains_of_linear_layers_go_by_hand():
         nn.Linear(9, 4),
     ]
     assert [seen(model) for model in others] == ["_by_autograd"] * len(others)
+
+
+@pytest.mark.parametrize("model", [mlp(9, 7, 4), conv()])
+def test_gradients_are_those_of_a_loss_that_is_given(model):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(6, 1, 3, 3, generator=generator, dtype=torch.float64)
+    labels = torch.randint(4, (6,), generator=generator)
+
+    def squares(logits, labels):
+        return (logits.softmax(1) - F.one_hot(labels, 4)).square().sum(1).mean()
+
+    gradients = gradients_of(model, loss=squares)
+    gradients(images.flip(0), labels)
+    loss, correct = gradients(images, labels)
+
+    logits = model(images)
+    expected = squares(logits, labels)
+    torch.testing.assert_close(loss, expected.detach())
+    assert int(correct) == int((logits.argmax(1) == labels).sum())
+    for parameter, gradient in zip(
+        model.parameters(), torch.autograd.grad(expected, list(model.parameters())), strict=True
+    ):
+        torch.testing.assert_close(parameter.grad, gradient)

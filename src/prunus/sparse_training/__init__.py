@@ -2,18 +2,28 @@
 
 from prunus.core.registry import Table
 from prunus.sparse_training.base import SparseTraining
+from prunus.sparse_training.dsr import DSR
+from prunus.sparse_training.gmp import GMP
+from prunus.sparse_training.granet import GraNet
+from prunus.sparse_training.mest import MEST
 from prunus.sparse_training.pattern import NM, ConstantFanIn, Pattern
 from prunus.sparse_training.record import Update
 from prunus.sparse_training.rigl import RigL
 from prunus.sparse_training.schedule import UpdateSchedule
 from prunus.sparse_training.set import SET
+from prunus.sparse_training.snfs import SNFS
 from prunus.sparse_training.static import Static
 
 __all__ = [
+    "DSR",
+    "GMP",
+    "MEST",
     "METHODS",
     "NM",
     "SET",
+    "SNFS",
     "ConstantFanIn",
+    "GraNet",
     "Pattern",
     "RigL",
     "SparseTraining",
@@ -24,5 +34,7 @@ __all__ = [
 
 #: The methods by name.
 METHODS: Table[type[SparseTraining]] = Table(
-    "method", {method.name: method for method in (Static, SET, RigL)}, group="prunus.sparse_training"
+    "method",
+    {method.name: method for method in (Static, SET, SNFS, DSR, RigL, GraNet, MEST, GMP)},
+    group="prunus.sparse_training",
 )

@@ -21,10 +21,11 @@ from prunus.core.masks import Masks
 from prunus.core.params import Globs
 from prunus.core.seeds import generator
 from prunus.sparse_training.beginning import given_masks, output_axes, random_masks, trained_weights
-from prunus.sparse_training.hooks import before_steps, unwrapped
+from prunus.sparse_training.hooks import before_steps
 from prunus.sparse_training.layer import Change, SparseLayer, clear_moments
 from prunus.sparse_training.pattern import Pattern, pattern_of, positions_of
 from prunus.sparse_training.record import Update
+from prunus.sparse_training.wrapped import model_in, optimizer_in
 
 
 @dataclass(eq=False)
@@ -34,7 +35,7 @@ class SparseTraining:
     To go on from a checkpoint, make it first, then load the states of the model, the optimizer and itself in any order.
 
     Args:
-        model: any `nn.Module`, also one wrapped by DDP or `torch.compile`.
+        model: any `nn.Module`, also one wrapped by DDP or `torch.compile`. Names are those without the wrapper.
         optimizer: a `torch.optim.Optimizer` that holds the weights, also one that accelerate or Lightning wraps.
         density: the fraction of the prunable weights that is active, in (0, 1].
         start: the masks to begin with, instead of random ones of a density: a ticket's, those of `prunus.prune`.
@@ -87,7 +88,8 @@ class SparseTraining:
     _saved_active: int | None = field(init=False, repr=False, default=None)  # weights other than 0 in a loaded state
 
     def __post_init__(self) -> None:
-        self.optimizer, self.pattern = unwrapped(self.optimizer), pattern_of(self.pattern)
+        self.model, self.optimizer = model_in(self.model), optimizer_in(self.optimizer)
+        self.pattern = pattern_of(self.pattern)
         self._check()
         weights = trained_weights(self.model, self.optimizer, self.start, self.include, self.exclude)
         axes = output_axes(self.model, weights)
@@ -95,11 +97,10 @@ class SparseTraining:
         apply(self.model, masks)
         self.started = {layer.name: layer.kept for layer in masks.layers}
         self.layers = {n: SparseLayer(n, every[id(w)], axes[n], self.started[n]) for n, w in weights.items()}
-        for layer in self.layers.values():
-            clear_moments(self.optimizer, layer.weight, layer.mask)
         if type(self).gradients_ready is not SparseTraining.gradients_ready:
             self._hook = before_steps(self.optimizer, self._ready)
         self.begin()
+        self.forget()
 
     # What a method says otherwise.
 
@@ -115,6 +116,11 @@ class SparseTraining:
 
     def begin(self) -> None:
         """Called when the model holds its first masks, and again when a state was loaded."""
+
+    def forget(self) -> None:
+        """Clear what the optimizer remembers of weights that it does not train: those outside the masks."""
+        for layer in self.layers.values():
+            clear_moments(self.optimizer, layer.weight, layer.mask)
 
     def gradients_ready(self) -> None:
         """Called right before each step of the optimizer, when all gradients are there."""
@@ -155,19 +161,20 @@ class SparseTraining:
         """Have a copy of the model, such as a moving average of its weights, hold the same masks from now on.
 
         Args:
-            copy: with the model's parameters; their names may have "module." or "_orig_mod." before them.
+            copy: with the model's parameters; an `AveragedModel` has them, and others by the same names.
 
         Raises:
             Invalid: if it has not one of the masked weights for its own. Nothing has been changed then.
         """
-        there = {plain(name): parameter for name, parameter in copy.named_parameters()}
+        copy = model_in(copy)
+        there = dict(copy.named_parameters())
         for name, layer in self.layers.items():
-            own = there.get(plain(name))
+            own = there.get(name)
             if own is None or own.shape != layer.weight.shape or own is layer.weight:
-                raise Invalid(f"copy has no {plain(name)} of shape {tuple(layer.weight.shape)} for its own")
-        apply(copy, {name: self.layers[own].mask for name, own in self._names_in(copy).items()})
-        for layer in self.layers.values():
-            layer.copies.append(every[id(there[plain(layer.name)])])
+                raise Invalid(f"copy has no {name} of shape {tuple(layer.weight.shape)} for its own")
+        apply(copy, self.masks)
+        for name, layer in self.layers.items():
+            layer.copies.append(every[id(there[name])])
             layer.copies[-1].moving = True
 
     def remove(self) -> None:
@@ -199,17 +206,20 @@ class SparseTraining:
         """
         if (method := state_dict.get("method")) != self.name:
             raise Invalid(f"the state is of the method {method!r}; allowed: {self.name!r}")
+        for needed in ("steps", "started", "updates", "active", *self.own_state()):
+            if needed not in state_dict:
+                raise Invalid(f"the state has no {needed!r}: it is cut short, or of another version")
         masks = self._unpacked(state_dict)
         kept = {row.name: row.kept for row in masks.layers}
         for name, layer in self.layers.items():
             layer.take(masks[name], kept[name])
-            clear_moments(self.optimizer, layer.weight, masks[name])
         self.steps, self.latest = int(state_dict["steps"]), {}
         self.started = {name: int(count) for name, count in state_dict["started"].items()}
         self.updates = [Update.from_json(update) for update in state_dict["updates"]]
         self._saved_active = int(state_dict["active"])
         self.load_own_state(state_dict)
         self.begin()
+        self.forget()
 
     # What methods share.
 
@@ -237,7 +247,11 @@ class SparseTraining:
             Invalid: if a parameter was replaced, or other masks were applied.
         """
         self._check_held()
-        self.latest = {name: self.layers[name].rewire(*chosen, self.optimizer) for name, chosen in choices}
+        self.record(step, fraction, {n: self.layers[n].rewire(*chosen, self.optimizer) for n, chosen in choices})
+
+    def record(self, step: int, fraction: float, changes: dict[str, Change]) -> None:
+        """Keep a record of an update: what it did to each layer, by name."""
+        self.latest = changes
         dropped = {name: len(change.dropped) for name, change in self.latest.items()}
         grown = {name: len(change.grown) for name, change in self.latest.items()}
         kept = {name: layer.kept for name, layer in self.layers.items()}
@@ -283,15 +297,3 @@ class SparseTraining:
             raise Invalid(f"the state is of another model: only one of the two has a mask of {name!r}")
         masks = Masks.unpacked(packed, {name: tuple(layer.weight.shape) for name, layer in self.layers.items()})
         return Masks._made({name: mask.to(self.layers[name].weight.device) for name, mask in masks.items()})
-
-    def _names_in(self, copy: nn.Module) -> dict[str, str]:
-        """The name that each layer has in a copy, to the layer's own."""
-        own = {plain(name): name for name in self.layers}
-        return {name: own[plain(name)] for name, _ in copy.named_parameters() if plain(name) in own}
-
-
-def plain(name: str) -> str:
-    """A parameter's name without what DDP, moving averages and `torch.compile` put before it."""
-    for prefix in ("module.", "_orig_mod.", "module."):
-        name = name.removeprefix(prefix)
-    return name

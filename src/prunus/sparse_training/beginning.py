@@ -1,6 +1,7 @@
 """The masks that a sparse training begins with."""
 
 from collections.abc import Callable, Mapping
+from math import isclose
 
 import torch
 from torch import Tensor, nn
@@ -62,9 +63,15 @@ def random_masks(
         scope: how it is shared among the layers.
         pattern: what masks there may be; None any.
         stream: from names to the generator of a random choice.
+
+    Raises:
+        Invalid: if a layer cannot have its density.
     """
+    if pattern and pattern.density:
+        if not isclose(density, pattern.density, rel_tol=1e-6):
+            raise Invalid(f"density is {density:g}; allowed with pattern {pattern}: {pattern.density:g}")
+        scope = "uniform"
     size = sum(weight.numel() for weight in weights.values())
-    scope = "uniform" if pattern and pattern.density else scope
     counts = allot(scope, {name: weight.detach() for name, weight in weights.items()}, round(density * size))
 
     def mask(name: str, weight: nn.Parameter) -> Tensor:

@@ -52,8 +52,12 @@ class Dynamic(SparseTraining):
 
     def stepped(self) -> None:
         """Update the topology where that is due."""
-        if self.schedule.due(self.steps):
+        if self.due(self.steps):
             self.update(self.steps)
+
+    def due(self, step: int) -> bool:
+        """Whether there is an update at `step`."""
+        return self.schedule.due(step)
 
     def update(self, step: int) -> None:
         """Update the topology."""
@@ -158,7 +162,7 @@ class ByGradient(Dynamic):
 
     def _look_ahead(self) -> None:
         following = self.steps + 1
-        self._let_through(self.schedule.due(following) or (self._owed and following < self.schedule.end))
+        self._let_through(self.due(following) or (self._owed and following < self.schedule.end))
 
     def _let_through(self, dense: bool) -> None:
         self._owed = dense

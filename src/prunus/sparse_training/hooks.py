@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakMethod
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -41,8 +42,21 @@ def skipped(optimizer: Optimizer) -> bool:
     return found is not None and bool(found)
 
 
-def unwrapped(optimizer: Optimizer) -> Optimizer:
-    """The optimizer inside those of accelerate and Lightning, whose steps it takes."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = inner
-    return optimizer
+def unscaled(optimizer: Optimizer, gradient: Tensor) -> Tensor:
+    """A gradient, right before a step, without the factor of a GradScaler: fused optimizers divide by it themselves."""
+    scale = getattr(optimizer, "grad_scale", None)
+    return gradient if scale is None else gradient / scale
+
+
+def after_steps(optimizer: Optimizer, taken: Callable[[], None]) -> RemovableHandle:
+    """Call a bound method right after each step, before masked weights are zeroed; also after one that was skipped.
+
+    The optimizer keeps neither the method nor its object alive.
+    """
+    method = WeakMethod(taken)
+
+    def after(_: Optimizer, _given: Any, _kwargs: dict[str, Any]) -> None:
+        if (own := method()) is not None:
+            own()
+
+    return optimizer.register_step_post_hook(after)

@@ -12,7 +12,7 @@ Constant fan-in is that of Lasby et al., "Dynamic sparse training with structure
 import re
 from dataclasses import dataclass
 from math import isclose
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,9 @@ class NM:
     n: int = 2
     m: int = 4
 
+    def __str__(self) -> str:
+        return f"'{self.n}:{self.m}'"
+
     def __post_init__(self) -> None:
         if not 1 <= self.n <= self.m:
             raise Invalid(f"pattern is '{self.n}:{self.m}'; allowed: 'n:m' with 1 ≤ n ≤ m")
@@ -92,7 +95,12 @@ class NM:
 class ConstantFanIn:
     """The same number of incoming weights for each output unit or filter: ⌊density · inputs⌋."""
 
-    density: ClassVar[None] = None
+    def __str__(self) -> str:
+        return "'fan-in'"
+
+    @property
+    def density(self) -> None:
+        """Any."""
 
     def width(self, name: str, weight: Tensor, axis: int) -> int:  # noqa: ARG002
         """All incoming weights of a unit."""

@@ -12,23 +12,26 @@ from torch.nn import functional as F
 
 from prunus.training.precision import computing_in
 
-#: From images float32 [B, C, H, W] and labels int64 [B] to the mean cross-entropy and the number of correct
-#: predictions, both tensors without dimensions.
+#: From images float32 [B, C, H, W] and labels int64 [B] to the mean loss and the number of correct predictions, both
+#: tensors without dimensions.
 Gradients = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+#: From logits [B, C] and labels int64 [B] to their mean loss.
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def gradients_of(model: nn.Module, precision: str = "float32") -> Gradients:
-    """A function that sets the gradients of the mean cross-entropy in every parameter of `model`.
+def gradients_of(model: nn.Module, precision: str = "float32", loss: Loss | None = None) -> Gradients:
+    """A function that sets the gradients of the mean loss in every parameter of `model`.
 
     Args:
         model: from images to logits.
         precision: what it is computed in, as in `Recipe.precision`. Default: "float32".
+        loss: of a batch. Default: cross-entropy.
     """
-    layers = fully_connected(model) if precision == "float32" else None
-    return _by_hand(layers) if layers else _by_autograd(model, precision)
+    layers = fully_connected(model) if precision == "float32" and loss is None else None
+    return _by_hand(layers) if layers else _by_autograd(model, precision, loss or F.cross_entropy)
 
 
-def _by_autograd(model: nn.Module, precision: str) -> Gradients:
+def _by_autograd(model: nn.Module, precision: str, loss_of: Loss) -> Gradients:
     parameters = [p for p in model.parameters() if p.requires_grad]
 
     def gradients(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,7 +39,7 @@ def _by_autograd(model: nn.Module, precision: str) -> Gradients:
             parameter.grad = None
         with computing_in(precision, images.device):
             logits = model(images)
-            loss = F.cross_entropy(logits, labels)
+            loss = loss_of(logits, labels)
         loss.backward()
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 

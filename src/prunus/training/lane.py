@@ -21,7 +21,12 @@ Watch = Callable[[Evaluation], None]
 
 
 class Method(Protocol):
-    """What changes a network while it trains, beside the optimizer: a topology update, a learned mask."""
+    """What changes a network while it trains, beside the optimizer: a topology update, a learned mask.
+
+    It may have a `loss`, from logits [B, C] and labels [B] to their mean loss: training then goes by it, and the loss
+    recorded for training is that one. Cross-entropy is what evaluation measures all the same. Parameters of its own it
+    may add behind those of the optimizer's last group; their values and moments are part of its state.
+    """
 
     def step(self) -> None:
         """Called after each step of the optimizer."""

@@ -1,6 +1,7 @@
 """Ghost skip connections: shortcuts around layers that fade away."""
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.hooks import RemovableHandle
 
 from prunus.core.errors import Invalid, nearest
-from prunus.core.params import Globs, owners, prunable, weight_names
+from prunus.core.params import Globs, patterns_of, weight_names
 from prunus.sparse_training.tost.phase import Dial, Phase, check_count, check_number
 from prunus.sparse_training.tost.projection import Projection, Projections
 
@@ -38,7 +39,7 @@ class GhostSkips(Phase):
     place that works for any model.
 
     Left out are transposed convolutions and attention's input projections and, unless `include` names it, the last
-    prunable layer: the units of an output layer have a meaning, and those of the layer before are not in its order.
+    layer that the model has: the units of an output layer have a meaning, and those before it are in no such order.
     A copy of the model shares α and becomes plain with it. Layers that are never called as modules get none.
 
     Args:
@@ -46,11 +47,11 @@ class GhostSkips(Phase):
         total_steps: see `Phase`.
         kind: "identity" or "projection". Default: "identity".
         strength: α at the beginning, above 0. Default: 1.
-        until: see `Phase`. Default: 0.5.
+        until: see `Phase`. Default: 0.2.
         optimizer: the optimizer of the training; needed for "projection" only.
         rank: of a linear layer's projection. Default: 8.
         seed: of the projections' first weights.
-        include: glob patterns on the names of prunable weights whose layers get a shortcut. Default: all but the last.
+        include: glob patterns on the names of the weights whose layers get a shortcut. Default: all but the last.
         exclude: glob patterns on names to leave out.
 
     Raises:
@@ -65,7 +66,7 @@ class GhostSkips(Phase):
         *,
         kind: Literal["identity", "projection"] = "identity",
         strength: float = 1.0,
-        until: float = 0.5,
+        until: float = 0.2,
         optimizer: torch.optim.Optimizer | None = None,
         rank: int = 8,
         seed: int = 0,
@@ -171,16 +172,21 @@ def _pooled(x: Tensor, layer: nn.Module) -> Tensor:
 
 
 def _layers(model: nn.Module, include: Globs | None, exclude: Globs | None) -> dict[str, nn.Module]:
-    weights = prunable(model, include, exclude)
-    last = list(prunable(model))[-1:] if include is None else []
-    found: dict[str, nn.Module] = {}
-    for name in weights:
-        if name in last:
-            continue
-        for module, attribute in owners(model, weights[name]):
-            takes = weight_names(module) == ("weight",) and attribute == "weight"
-            if takes and not isinstance(module, nn.modules.conv._ConvTransposeNd):
-                found[name if name not in found else f"{name}#{len(found)}"] = module
+    every = {f"{path}.weight".lstrip("."): module for path, module in model.named_modules() if _takes(module)}
+    for option, globs in (("include", include), ("exclude", exclude)):
+        for pattern in patterns_of(globs or ()):
+            if not any(fnmatchcase(name, pattern) for name in every):
+                raise Invalid(f"{option}={pattern!r} matches no weight of such a layer; {nearest(pattern, every)}")
+    chosen = list(every)[:-1] if include is None else [name for name in every if _matches(name, include)]
+    found = {name: every[name] for name in chosen if not _matches(name, exclude or ())}
     if not found:
         raise Invalid(f"{type(model).__name__} has no linear or convolution layer to put a shortcut around")
     return found
+
+
+def _takes(layer: nn.Module) -> bool:
+    return weight_names(layer) == ("weight",) and not isinstance(layer, nn.modules.conv._ConvTransposeNd)
+
+
+def _matches(name: str, globs: Globs) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns_of(globs))

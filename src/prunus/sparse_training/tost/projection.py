@@ -18,16 +18,22 @@ class Projection:
     """A learned matrix over the features of a layer's input, behind a gate that begins at 0.
 
     The matrix is a 1 × 1 convolution with the layer's stride, or for a linear layer `up @ down`. All weights begin
-    normal with variance 1 / fan-in.
+    normal with variance 1 / max(fan-in, fan-out): with 1 / fan-in the gate of a wide layer diverged at a learning rate
+    of 0.1.
 
     Args:
         layer: whose input and output features it has; only read.
         rank: at most, of a linear layer's matrix.
         draws: where the first weights come from.
+
+    Raises:
+        Invalid: if the layer has no weights yet.
     """
 
     def __init__(self, layer: nn.Module, rank: int, draws: torch.Generator) -> None:
         weight = layer.weight
+        if isinstance(weight, nn.parameter.UninitializedParameter):
+            raise Invalid(f"{type(layer).__name__} is not initialised yet: run one batch through the lazy layer first")
         assert isinstance(weight, Tensor)
         self.stride: tuple[int, ...] = ()
         if isinstance(layer, nn.modules.conv._ConvNd):

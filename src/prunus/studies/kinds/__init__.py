@@ -17,6 +17,7 @@ from prunus.studies.kinds.mask_criteria import MASK_CRITERIA_STUDY
 from prunus.studies.kinds.pai_sanity import PAI_SANITY
 from prunus.studies.kinds.rounds import ROUNDS
 from prunus.studies.kinds.same_ticket import SAME_TICKET
+from prunus.studies.kinds.sparse_training import SPARSE_TRAINING
 from prunus.studies.kinds.synflow_collapse import SYNFLOW_COLLAPSE
 from prunus.studies.kinds.width import WIDTH
 from prunus.studies.store import Store
@@ -41,6 +42,7 @@ KINDS: Table[Kind] = Table(
             FIXED_BUDGET,
             MASK_CRITERIA_STUDY,
             SAME_TICKET,
+            SPARSE_TRAINING,
         )
     },
     group="prunus.studies",

@@ -100,7 +100,7 @@ class Seat:
         self.names = [name for name, p in parameters.items() if p.requires_grad]
         self.optimizer = make_optimizer(lane.recipe, [parameters[name] for name in self.names])
         self.method = lane.method(lane.model, self.optimizer) if lane.method else None
-        self.gradients = gradients_of(self.network, lane.recipe.precision)
+        self.gradients = gradients_of(self.network, lane.recipe.precision, getattr(self.method, "loss", None))
         lane.products = {
             **dict.fromkeys(self.sparse, "sparse"),
             "all layers" if not self.sparse else "others": "PyTorch",
@@ -163,6 +163,8 @@ class Seat:
         self.write_back()
         state: dict[str, Tensor] = {}
         for index, entries in self.optimizer.state_dict()["state"].items():
+            if index >= len(self.names):  # of parameters that a method has added, which it keeps itself
+                continue
             moments = {n: t for n, t in entries.items() if isinstance(t, Tensor) and n != "step"}
             layer = self.sparse.get(self.names[index].removesuffix(".values"))
             name = self.names[index].replace(".values", ".weight") if layer else self.names[index]

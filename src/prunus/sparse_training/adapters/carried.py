@@ -1,0 +1,72 @@
+"""What the callbacks share: a method that is made when a trainer has its model and optimizer ready."""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from inspect import signature
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from prunus.core.errors import Invalid
+from prunus.sparse_training.base import SparseTraining
+
+
+class Carried:
+    """A method to be, and then that method.
+
+    Args:
+        make: the method's class, such as `prunus.RigL`, or any function that makes one of a model, an optimizer and
+            options.
+        options: of the method. `total_steps` is the trainer's own number unless it is given.
+
+    Attributes:
+        method: the method; None until training begins.
+    """
+
+    def __init__(self, make: Callable[..., SparseTraining], **options: Any) -> None:
+        self.make, self.options = make, options
+        self.method: SparseTraining | None = None
+
+    def begin(
+        self, model: nn.Module, optimizer: Optimizer, total_steps: float, state: Mapping[str, Any] | None
+    ) -> SparseTraining:
+        """Make the method, to go on from `state` if there is one.
+
+        Args:
+            model: as it was when the state was saved.
+            optimizer: likewise.
+            total_steps: the trainer's number of steps of the optimizer.
+            state: of the method.
+
+        Raises:
+            Invalid: if an option is, or the model was not saved together with the state.
+        """
+        timed = "total_steps" in signature(self.make).parameters
+        options = {"total_steps": total_steps, **self.options} if timed else self.options
+        if self.method:
+            self.method.remove()
+        if state is None:
+            self.method = self.make(model, optimizer, **options)
+            return self.method
+        # To make it is to mask the model, by chance: what the trainer has loaded is loaded once more.
+        weights, moments = deepcopy(model.state_dict()), deepcopy(optimizer.state_dict())
+        self.method = self.make(model, optimizer, **options)
+        model.load_state_dict(weights)
+        optimizer.load_state_dict(moments)
+        self.method.load_state_dict(state)
+        active = self.method.state_dict()["active"]
+        if active != state["active"]:
+            raise Invalid(f"masks of {state['active']:,} weights leave {active:,} of this model: it is of another time")
+        return self.method
+
+    def load(self, model: nn.Module, state: Mapping[str, Any]) -> None:
+        """Have the method take a state whose weights were just loaded, if it is the method of this model."""
+        if self.method and self.method.model is model:
+            self.method.load_state_dict(state)
+
+    @property
+    def density(self) -> float:
+        """The fraction of the prunable weights that is active now."""
+        layers = self.method.layers.values() if self.method else ()
+        return sum(layer.kept for layer in layers) / sum(layer.size for layer in layers)

@@ -1,0 +1,56 @@
+"""What the studies of sparse training compare."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prunus.sparse_training import METHODS
+
+#: Ways to train, in the order of the figures, and their words. The method of an arm is its name, unless the table below
+#: says another; methods that are not here are called by their names.
+WORDS = {
+    "rigl": "RigL",
+    "set": "SET",
+    "static": "static",
+    "snfs": "SNFS",
+    "granet": "GraNet",
+    "gmp": "gradual pruning",
+    "dsr": "DSR",
+    "mest": "MEST",
+    "top-kast": "Top-KAST",
+    "str": "STR",
+    "srigl": "SRigL",
+    "rigl-uniform": "RigL, uniform",
+    "set-uniform": "SET, uniform",
+    "static-uniform": "static, uniform",
+    "rigl-n-m": "RigL, N:M",
+    "static-n-m": "static, N:M",
+}
+
+#: The method of an arm whose name is not one, and the options that make it what it is called.
+METHOD_OF = {name: name.split("-")[0] for name in WORDS if name.endswith(("-uniform", "-n-m"))}
+OPTIONS_OF: Mapping[str, Mapping[str, Any]] = {
+    name: {"scope": "uniform"} if name.endswith("-uniform") else {"pattern": "2:4"} for name in METHOD_OF
+}
+
+#: The arm that is trained dense, pruned and trained on.
+PRUNED = "pruned"
+
+#: The longest training, as a multiple of the dense network's.
+LONGEST = 10
+
+
+def words() -> dict[str, str]:
+    """The words of all arms but the dense network, by name, also of methods from elsewhere."""
+    return {**WORDS, **{name: name for name in METHODS if name not in WORDS}, PRUNED: "pruned after training"}
+
+
+def named(arm: str, length: int) -> str:
+    """What an arm is called in records when it trains so many times as long."""
+    return arm if length == 1 else f"{arm}-{length}x"
+
+
+def longer(said: Mapping[str, str]) -> Iterator[tuple[str, str, int]]:
+    """Each arm at each length: its name in records, its words, and the length."""
+    for length in range(1, LONGEST + 1):
+        for arm, each in said.items():
+            yield named(arm, length), each if length == 1 else f"{each}, {length}×", length
