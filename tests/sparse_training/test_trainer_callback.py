@@ -20,7 +20,7 @@ RIGL = {"density": 0.1, "every": 2}  # updates at 2, 4, 6 and 8: before three qu
 
 def bert(seed=0):
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = transformers.BertConfig(vocab_size=40, max_position_embeddings=16, num_labels=3, **sizes)
     return transformers.BertForSequenceClassification(config)
 
@@ -154,7 +154,7 @@ def test_the_best_checkpoint_comes_back_with_its_masks(tmp_path):
     assert masks_of(trainer.model) == callback.method.masks
 
 
-@pytest.mark.parametrize(("make", "options"), [(Static, {}), (SET, {"every": 3}), (RigL, {"every": 3, "total_steps": 9})])
+@pytest.mark.parametrize(("make", "options"), [(Static, {}), (SET, {"every": 3})])
 def test_any_method_goes_on_from_a_checkpoint(make, options, tmp_path):
     first = SparseCallback(make, density=0.2, **options)
     weights = trained(tmp_path, first).model.state_dict()

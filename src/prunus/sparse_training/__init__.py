@@ -12,7 +12,10 @@ from prunus.sparse_training.rigl import RigL
 from prunus.sparse_training.schedule import UpdateSchedule
 from prunus.sparse_training.set import SET
 from prunus.sparse_training.snfs import SNFS
+from prunus.sparse_training.srigl import SRigL
 from prunus.sparse_training.static import Static
+from prunus.sparse_training.threshold import STR
+from prunus.sparse_training.top_kast import TopKAST
 
 __all__ = [
     "DSR",
@@ -22,12 +25,15 @@ __all__ = [
     "NM",
     "SET",
     "SNFS",
+    "STR",
     "ConstantFanIn",
     "GraNet",
     "Pattern",
     "RigL",
+    "SRigL",
     "SparseTraining",
     "Static",
+    "TopKAST",
     "Update",
     "UpdateSchedule",
 ]
@@ -35,6 +41,6 @@ __all__ = [
 #: The methods by name.
 METHODS: Table[type[SparseTraining]] = Table(
     "method",
-    {method.name: method for method in (Static, SET, SNFS, DSR, RigL, GraNet, MEST, GMP)},
+    {method.name: method for method in (Static, SET, SNFS, DSR, RigL, SRigL, GraNet, MEST, GMP, TopKAST, STR)},
     group="prunus.sparse_training",
 )

@@ -11,7 +11,7 @@ from prunus.core.allocation import Allocation, allot
 from prunus.core.errors import Invalid, nearest
 from prunus.core.masks import Masks
 from prunus.core.params import Globs, owners, prunable
-from prunus.sparse_training.layer import largest
+from prunus.sparse_training.layer import largest, marked
 from prunus.sparse_training.pattern import Pattern, output_axis, positions_of, top_of_rows
 
 Weights = Mapping[str, nn.Parameter]
@@ -46,6 +46,51 @@ def output_axes(model: nn.Module, weights: Weights) -> dict[str, int]:
     return {name: output_axis(next(owners(model, weight))[0]) for name, weight in weights.items()}
 
 
+def counts_of(weights: Weights, density: float, scope: str | Allocation, pattern: Pattern | None) -> dict[str, int]:
+    """round(density · n) weights shared among the layers, by name.
+
+    Raises:
+        Invalid: if the pattern does not go with the density.
+    """
+    if pattern and pattern.density:
+        if not isclose(density, pattern.density, rel_tol=1e-6):
+            raise Invalid(f"density is {density:g}; allowed with pattern {pattern}: {pattern.density:g}")
+        scope = "uniform"
+    size = sum(weight.numel() for weight in weights.values())
+    return dict(allot(scope, {name: weight.detach().abs() for name, weight in weights.items()}, round(density * size)))
+
+
+def strongest_masks(
+    weights: Weights,
+    axes: Mapping[str, int],
+    counts: Mapping[str, int],
+    pattern: Pattern | None,
+    scores: Callable[[str, nn.Parameter], Tensor],
+) -> Masks:
+    """Masks of the weights of the largest scores, as many as `counts` has, or what the pattern makes of that.
+
+    Args:
+        weights: by name.
+        axes: the dimension of the outputs of each.
+        counts: how many each layer keeps.
+        pattern: what masks there may be; None any.
+        scores: of the weight of a name, [n].
+
+    Raises:
+        Invalid: if a layer cannot have the pattern.
+    """
+
+    def mask(name: str, weight: nn.Parameter) -> Tensor:
+        values, groups, count = scores(name, weight), None, counts[name]
+        if pattern:
+            width = pattern.width(name, weight, axes[name])
+            groups = positions_of(weight.shape, axes[name], width, values.device)
+            count = len(groups) * pattern.each(name, width, count / weight.numel())
+        return strongest(values, count, groups).view(weight.shape).to(weight.device)
+
+    return Masks._made({name: mask(name, weight) for name, weight in weights.items()})
+
+
 def random_masks(
     weights: Weights,
     axes: Mapping[str, int],
@@ -54,39 +99,23 @@ def random_masks(
     pattern: Pattern | None,
     stream: Callable[..., torch.Generator],
 ) -> Masks:
-    """Random masks with round(density · n) weights in all, or what the pattern makes of that.
-
-    Args:
-        weights: by name.
-        axes: the dimension of the outputs of each.
-        density: in (0, 1].
-        scope: how it is shared among the layers.
-        pattern: what masks there may be; None any.
-        stream: from names to the generator of a random choice.
+    """Random masks of a density, shared among the layers; `stream` gives the generator of a layer's choice.
 
     Raises:
         Invalid: if a layer cannot have its density.
     """
-    if pattern and pattern.density:
-        if not isclose(density, pattern.density, rel_tol=1e-6):
-            raise Invalid(f"density is {density:g}; allowed with pattern {pattern}: {pattern.density:g}")
-        scope = "uniform"
-    size = sum(weight.numel() for weight in weights.values())
-    counts = allot(scope, {name: weight.detach() for name, weight in weights.items()}, round(density * size))
 
-    def mask(name: str, weight: nn.Parameter) -> Tensor:
-        draws = torch.rand(weight.numel(), generator=stream("start", name), dtype=torch.float64)
-        kept = torch.zeros(weight.numel(), dtype=torch.bool)
-        if pattern is None:
-            kept[largest(draws, counts[name])] = True
-        else:
-            width = pattern.width(name, weight, axes[name])
-            each = pattern.each(name, width, counts[name] / weight.numel())
-            positions = positions_of(weight.shape, axes[name], width, kept.device)
-            kept[positions[top_of_rows(draws[positions], each)]] = True
-        return kept.view(weight.shape).to(weight.device)
+    def draws(name: str, weight: nn.Parameter) -> Tensor:
+        return torch.rand(weight.numel(), generator=stream("start", name), dtype=torch.float64)
 
-    return Masks._made({name: mask(name, weight) for name, weight in weights.items()})
+    return strongest_masks(weights, axes, counts_of(weights, density, scope, pattern), pattern, draws)
+
+
+def strongest(scores: Tensor, count: int, groups: Tensor | None) -> Tensor:
+    """A bool tensor [n] of the `count` largest of `scores` [n], as many in each of the `groups` if there are any."""
+    if groups is None:
+        return marked(largest(scores, count), len(scores))
+    return marked(groups[top_of_rows(scores[groups], count // len(groups))], len(scores))
 
 
 def given_masks(start: Masks, weights: Weights, axes: Mapping[str, int], pattern: Pattern | None) -> Masks:

@@ -25,8 +25,9 @@ class DSR(Dynamic):
     goes to the others in proportion to theirs. Where no weight survived, shares go by the layers' sizes.
 
     h begins at 0.001 and δ is 0.1, as in the authors' code. There N is a number of weights (600 for LeNet-300-100)
-    that stays as it is; here it is 10 % of them, which is about that, and stays too, by `decay="constant"`. They
-    update every 1,000 steps and later less often, to the end; here every 100, up to three quarters of the training.
+    that stays as it is; here it is 10 % of them, which is about that at 2 % density, and stays too, by
+    `decay="constant"`. The time between their updates follows a schedule of its own, to the end of the training; here
+    updates are every 100 steps, up to three quarters of it.
 
     Args:
         fraction: f, in [0, 1]. Default: 0.1.

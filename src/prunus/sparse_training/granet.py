@@ -33,8 +33,8 @@ class GraNet(ByGradient):
 
     In the paper updates are every 1,000 steps on CIFAR and every 4,000 on ImageNet; here every 100, as for the other
     methods and by default in the authors' code. There f falls to 0.005 at the end of the training, an update follows
-    the optimizer's step and does not replace it, pruning is over after 110 of 160 epochs by default, and thresholds
-    drop all ties; here counts are exact.
+    the optimizer's step and does not replace it, pruning is over after epoch 110 by default, and thresholds drop all
+    ties; here counts are exact.
 
     Args:
         density: the fraction of the prunable weights that is active at the end, in (0, 1].

@@ -48,6 +48,12 @@ def unscaled(optimizer: Optimizer, gradient: Tensor) -> Tensor:
     return gradient if scale is None else gradient / scale
 
 
+def scaled(optimizer: Optimizer, gradient: Tensor) -> Tensor:
+    """The inverse, for what is added to the gradient."""
+    scale = getattr(optimizer, "grad_scale", None)
+    return gradient if scale is None else gradient * scale
+
+
 def after_steps(optimizer: Optimizer, taken: Callable[[], None]) -> RemovableHandle:
     """Call a bound method right after each step, before masked weights are zeroed; also after one that was skipped.
 

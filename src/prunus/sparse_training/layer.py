@@ -152,6 +152,11 @@ def largest(scores: Tensor, count: int) -> Tensor:
     return positions_of_largest(scores, count, absolute=False)
 
 
+def marked(positions: Tensor, size: int) -> Tensor:
+    """A bool tensor [size]: True at `positions`."""
+    return torch.zeros(size, dtype=torch.bool, device=positions.device).index_fill_(0, positions, True)
+
+
 def difference(these: Tensor, those: Tensor, size: int) -> Tensor:
     """The positions in `these` that are not in `those`, in the order of `these`; all are below `size`."""
     there = torch.zeros(size, dtype=torch.bool, device=these.device).index_fill_(0, those, True)

@@ -73,10 +73,14 @@ class Shadowed(SparseTraining):
         self.dense = {name: weight.detach().clone() for name, weight in weights.items()}
         return masks
 
+    @torch.no_grad()
     def begin(self) -> None:
         """Write the sparse weights."""
         for layer in self.layers.values():
             self.show(layer)
+
+    def forget(self) -> None:
+        """Nothing: moments of weights that are not there are those of θ."""
 
     def gradients_ready(self) -> None:
         """Have the optimizer find θ."""
@@ -122,6 +126,19 @@ class Shadowed(SparseTraining):
         for copy in layer.copies:
             copy.change(mask)
 
+    def masks_in(self, state: Mapping[str, Any], kind: str) -> Masks:
+        """The packed masks that a state has of each layer beside those of the weights.
+
+        Raises:
+            Invalid: if one is missing, or has not the bytes of its shape.
+        """
+        packed: dict[str, Tensor] = {}
+        for name in self.layers:
+            if not isinstance(mask := state.get(f"{kind}/{name}"), Tensor):
+                raise Invalid(f"the state has no {kind}/{name}")
+            packed[name] = mask
+        return Masks.unpacked(packed, {name: tuple(layer.weight.shape) for name, layer in self.layers.items()})
+
     def _check(self) -> None:
         super()._check()
         if isinstance(self.optimizer, LBFGS):
@@ -163,3 +180,8 @@ def change(before: Tensor, now: Tensor) -> Change:
     """What became of a mask, and of all before it."""
     dropped, grown = before & ~now, now & ~before
     return Change(*(each.reshape(-1).nonzero().squeeze(1) for each in (dropped, grown)))
+
+
+def integers(tensor: Tensor) -> Tensor:
+    """A view of the tensor's bits as integers."""
+    return tensor.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])

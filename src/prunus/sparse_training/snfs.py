@@ -35,7 +35,7 @@ class SNFS(Dynamic):
     Every 100 steps, f falls from 0.5 by a cosine to 0 at three quarters of the training. The authors update after each
     epoch, and f falls to 0.005 at the end. Their shares are rounded up and what is over is spread evenly, so that the
     number of weights wanders, and they correct it by a running average; here shares are exact, what is over goes to
-    the others in proportion to theirs, and the number of all weights never changes. Their code also drops less in
+    the others in proportion to theirs, and the number of all weights never changes. Their code may also drop less in
     layers that are more than 80 % dense. It takes M from the optimizer: of Adam m / (√v + 1e-8), see `normalise`.
     Here the optimizer knows nothing of inactive weights, and M is kept beside it.
 
@@ -51,7 +51,7 @@ class SNFS(Dynamic):
     The other arguments are those of `Dynamic` and `SparseTraining`, without `pattern`.
 
     Attributes:
-        averages: M by name, of each layer that had a gradient.
+        averages: M by name, of the weights' shapes.
         squares: V by name, if `normalise`.
     """
 
@@ -74,8 +74,10 @@ class SNFS(Dynamic):
 
     def begin(self) -> None:
         """Let all gradients through."""
-        for layer in self.layers.values():
+        for name, layer in self.layers.items():
             layer.held.keep.dense = True
+            for averages in self._kept.values():
+                averages.setdefault(name, torch.zeros_like(layer.weight, requires_grad=False))
 
     def gradients_ready(self) -> None:
         """Average the gradients, and leave the optimizer those of the active weights."""
@@ -83,9 +85,9 @@ class SNFS(Dynamic):
             if (gradient := layer.weight.grad) is None:
                 continue
             gradient = unscaled(self.optimizer, gradient.to_dense() if gradient.is_sparse else gradient)
-            self.averages[name] = _averaged(self.averages.get(name), gradient, self.smoothing)
+            self.averages[name] = averaged(self.averages[name], gradient, self.smoothing)
             if self.normalise:
-                self.squares[name] = _averaged(self.squares.get(name), gradient.square(), SQUARES)
+                self.squares[name] = averaged(self.squares[name], gradient.square(), SQUARES)
             layer.held.keep.clear_gradient(layer.weight)
 
     def choices(self, fraction: float, step: int) -> Iterator[Choice]:  # noqa: ARG002
@@ -100,32 +102,29 @@ class SNFS(Dynamic):
 
     def momentum(self, layer: SparseLayer) -> Tensor:
         """|M|, or |M| / (√V + 1e-8), of all weights of a layer: a new tensor [size]."""
-        if layer.name not in self.averages:
-            return torch.zeros_like(layer.weight.detach().reshape(-1))
-        average = self.averages[layer.name].to(layer.weight.device)
+        average = self.averages[layer.name]
         if self.normalise:
-            average = average / (self.squares[layer.name].to(layer.weight.device).sqrt() + 1e-8)
-        return comparable(average.reshape(-1))
+            average = average / (self.squares[layer.name].sqrt() + 1e-8)
+        return comparable(average.reshape(-1).to(layer.weight.device))
 
     def own_state(self) -> dict[str, Any]:
         """The averages."""
         return {
             f"{kind}/{name}": tensor.clone(memory_format=torch.contiguous_format)
-            for kind, tensors in self._kinds.items()
-            for name, tensor in tensors.items()
+            for kind, averages in self._kept.items()
+            for name, tensor in averages.items()
         }
 
     def load_own_state(self, state: Mapping[str, Any]) -> None:
         """The inverse."""
-        for kind, tensors in self._kinds.items():
-            tensors.clear()
-            for name, layer in self.layers.items():
-                if (saved := state.get(f"{kind}/{name}")) is not None:
-                    tensors[name] = torch.empty_like(layer.weight, requires_grad=False).copy_(saved)
+        for kind, averages in self._kept.items():
+            for name in self.layers:
+                averages[name].copy_(state[f"{kind}/{name}"])
 
     @property
-    def _kinds(self) -> dict[str, dict[str, Tensor]]:
-        return {"average": self.averages, "square": self.squares}
+    def _kept(self) -> dict[str, dict[str, Tensor]]:
+        """What is averaged."""
+        return {"average": self.averages, "square": self.squares} if self.normalise else {"average": self.averages}
 
 
 def shared(means: Mapping[str, float], free: Mapping[str, int], count: int) -> dict[str, int]:
@@ -140,8 +139,6 @@ def shared(means: Mapping[str, float], free: Mapping[str, int], count: int) -> d
     return share(weights, caps if sum(caps.values()) >= count else free, count)
 
 
-def _averaged(average: Tensor | None, value: Tensor, smoothing: float) -> Tensor:
+def averaged(average: Tensor, value: Tensor, smoothing: float) -> Tensor:
     """The average with one value more, smoothing · average + (1 − smoothing) · value; it is written to."""
-    if average is None:
-        return value * (1 - smoothing)
     return average.to(value.device).mul_(smoothing).add_(value, alpha=1 - smoothing)

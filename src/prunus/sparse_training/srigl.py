@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from prunus.core.allocation import allot
 from prunus.core.errors import Invalid, nearest
 from prunus.core.masks import Masks
 from prunus.core.params import Globs, patterns_of, prunable
+from prunus.sparse_training.beginning import counts_of
 from prunus.sparse_training.dynamic import Choice
-from prunus.sparse_training.layer import SparseLayer, largest
+from prunus.sparse_training.layer import SparseLayer, largest, marked
 from prunus.sparse_training.pattern import ConstantFanIn, Pattern, top_of_rows
 from prunus.sparse_training.rigl import RigL
 
@@ -48,7 +48,7 @@ class SRigL(RigL):
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         >>> srigl = prunus.sparse_training.SRigL(model, optimizer, density=0.2, total_steps=400)
         >>> srigl.masks["0.weight"].sum(1).unique()
-        tensor([3])
+        tensor([2])
 
     Args:
         pattern: "fan-in", and no other.
@@ -81,7 +81,7 @@ class SRigL(RigL):
         self._whole = self._whole_layers(weights)
         self.budgets = {layer.name: layer.kept for layer in masks.layers}
         if self.density is not None:  # the masks have less, where it is no multiple of the units
-            self.budgets = dict(allot(self.scope, weights, round(self.density * masks.total)))
+            self.budgets = counts_of(weights, self.density, self.scope, self._pattern)
         return masks
 
     @property
@@ -144,11 +144,6 @@ class SRigL(RigL):
     def _rows(self, layer: SparseLayer) -> Tensor:
         """The mask, [units, inputs]."""
         return layer.mask.reshape(-1)[self._groups(layer)]
-
-
-def marked(positions: Tensor, size: int) -> Tensor:
-    """A bool tensor [size]: True at `positions`."""
-    return torch.zeros(size, dtype=torch.bool, device=positions.device).index_fill_(0, positions, True)
 
 
 def staying(salient: Tensor, threshold: float, least: int) -> Tensor:

@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from prunus.core.allocation import allot, share
+from prunus.core.allocation import share
 from prunus.core.errors import Invalid, check_density
 from prunus.core.held import Bits
 from prunus.core.masks import Masks
-from prunus.sparse_training.beginning import given_masks
-from prunus.sparse_training.layer import SparseLayer, clear_moments, comparable, largest, moments
-from prunus.sparse_training.pattern import positions_of, top_of_rows
+from prunus.sparse_training.beginning import counts_of, strongest, strongest_masks
+from prunus.sparse_training.hooks import scaled
+from prunus.sparse_training.layer import Change, SparseLayer, comparable, moments
 from prunus.sparse_training.schedule import check_count
-from prunus.sparse_training.shadow import Shadowed, change
+from prunus.sparse_training.shadow import Shadowed, change, integers
 
 
 @dataclass(eq=False)
@@ -23,13 +23,13 @@ class TopKAST(Shadowed):
     """Compute with the set A of the largest weights of each layer, and train a larger set B ⊃ A.
 
     Jayakumar, Pascanu, Rae, Osindero and Elsen, "Top-KAST: top-K always sparse training", 2020, NeurIPS. The network
-    computes with θ ⊙ A. The gradient, at these weights, trains those of B, so that weights of B \\ A, which the network
+    computes with θ ⊙ A. The gradient, at these weights, trains those of B, so that weights of B − A, which the network
     does not have, may grow into A. Weights outside B stay exactly as they are, whatever the optimizer does. Every so
     many steps A and B are chosen anew, by |θ|: A has as many weights in each layer as `density` and `scope` gave it,
     B as many times more as `backward` is to `density`.
 
     So that a weight outside A has to be worth it, there is the penalty λ/2 · Σ cθ² on the weights of B, with c = 1 in
-    A and c = 1 / (density of the layer) in B \\ A. Its gradient is added right before the step of the optimizer, after
+    A and c = 1 / (density of the layer) in B − A. Its gradient is added right before the step of the optimizer, after
     any clipping. It takes the place of weight decay, which if the optimizer has some acts on all of B too.
 
     The paper trains by SGD without momentum. Here what an optimizer remembers of a weight is cleared as it comes into
@@ -66,10 +66,13 @@ class TopKAST(Shadowed):
 
     def begin_with(self, weights: Mapping[str, nn.Parameter], axes: Mapping[str, int]) -> Masks:
         """The largest weights, or what `start` keeps."""
-        if self.start is not None and self.density is None:
-            masks = given_masks(self.start, weights, axes, self._pattern)
+        if self.density is None or self.start is not None:
+            masks = super().begin_with(weights, axes)
         else:
-            masks = self._largest_weights(weights, axes)
+            counts = counts_of(weights, check_density(self.density), self.scope, self._pattern)
+            masks = strongest_masks(
+                weights, axes, counts, self._pattern, lambda _, w: comparable(w.detach().reshape(-1))
+            )
         self.gradient_counts = self._shared(masks)
         return masks
 
@@ -81,11 +84,6 @@ class TopKAST(Shadowed):
             if keep.gradients is keep.weights:
                 keep.gradients = Bits(self._wider(layer), layer.weight)
 
-    def forget(self) -> None:
-        """Clear what the optimizer remembers of weights outside B."""
-        for layer in self.layers.values():
-            clear_moments(self.optimizer, layer.weight, layer.held.keep.gradients.mask)
-
     def adjust(self, layer: SparseLayer) -> None:
         """Add the gradient of the penalty."""
         weight, gradient = layer.weight, layer.weight.grad
@@ -94,7 +92,7 @@ class TopKAST(Shadowed):
         term = self.dense[layer.name].clone()
         layer.held.keep.gradients.clear(term)
         term.sub_(weight)  # the weights of A are those of the network: 0 is left of them
-        term.mul_(layer.size / layer.kept).add_(weight)
+        term.mul_(layer.size / max(layer.kept, 1)).add_(weight)
         gradient.add_(scaled(self.optimizer, term), alpha=self.penalty)
 
     def take_over(self, layer: SparseLayer) -> None:
@@ -124,23 +122,16 @@ class TopKAST(Shadowed):
     def load_own_state(self, state: Mapping[str, Any]) -> None:
         """The inverse."""
         super().load_own_state(state)
-        for name, mask in self._wider_in(state).items():
+        for name, mask in self.masks_in(state, "backward").items():
             self.layers[name].held.keep.gradients.lay_out(mask, self.layers[name].weight)
             self.gradient_counts[name] = int(mask.sum())
 
     def _unpacked(self, state: Mapping[str, Any]) -> Masks:
-        masks, wider = super()._unpacked(state), self._wider_in(state)
+        masks, wider = super()._unpacked(state), self.masks_in(state, "backward")
         for name, mask in masks.items():
             if (mask & ~wider[name].to(mask.device)).any():
                 raise Invalid(f"the state has weights of {name} in the masks that are not in those of the gradient")
         return masks
-
-    def _wider_in(self, state: Mapping[str, Any]) -> Masks:
-        packed = {name: state.get(f"backward/{name}") for name in self.layers}
-        for name, mask in packed.items():
-            if not isinstance(mask, Tensor):
-                raise Invalid(f"the state has no backward/{name}")
-        return Masks.unpacked(packed, {name: tuple(layer.weight.shape) for name, layer in self.layers.items()})
 
     def _choose(self, layer: SparseLayer) -> Change:
         keep, before, trained = layer.held.keep, layer.mask, layer.held.keep.gradients.mask
@@ -158,22 +149,6 @@ class TopKAST(Shadowed):
         scores.index_fill_(0, layer.active, float("inf"))
         return strongest(scores, self.gradient_counts[layer.name], None).view(layer.weight.shape)
 
-    def _largest_weights(self, weights: Mapping[str, nn.Parameter], axes: Mapping[str, int]) -> Masks:
-        if self.density is None or self.start is not None:
-            return super().begin_with(weights, axes)  # which says what is wrong
-        scores = {name: comparable(weight.detach()) for name, weight in weights.items()}
-        keep = round(check_density(self.density) * sum(weight.numel() for weight in weights.values()))
-        counts = allot("uniform" if self._pattern and self._pattern.density else self.scope, scores, keep)
-        masks: dict[str, Tensor] = {}
-        for name, weight in weights.items():
-            count, groups = counts[name], None
-            if self._pattern:
-                width = self._pattern.width(name, weight, axes[name])
-                groups = positions_of(weight.shape, axes[name], width, weight.device)
-                count = len(groups) * self._pattern.each(name, width, count / weight.numel())
-            masks[name] = strongest(scores[name].reshape(-1), count, groups).view(weight.shape)
-        return Masks._made(masks)
-
     def _shared(self, masks: Masks) -> dict[str, int]:
         """How many weights of each layer B has: a share in proportion to those of A."""
         density = masks.density
@@ -182,10 +157,3 @@ class TopKAST(Shadowed):
             raise Invalid(f"backward is {backward:g}; allowed: from the density, {density:.4g}, to 1")
         kept = {layer.name: layer.kept for layer in masks.layers}
         return share(kept, {name: mask.numel() for name, mask in masks.items()}, round(backward * masks.total))
-
-
-def strongest(scores: Tensor, count: int, groups: Tensor | None) -> Tensor:
-    """A bool tensor [n] of the `count` largest of `scores` [n], as many in each of the `groups` if there are any."""
-    if groups is None:
-        return marked(largest(scores, count), len(scores))
-    return marked(groups[top_of_rows(scores[groups], count // len(groups))], len(scores))

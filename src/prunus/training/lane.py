@@ -23,9 +23,14 @@ Watch = Callable[[Evaluation], None]
 class Method(Protocol):
     """What changes a network while it trains, beside the optimizer: a topology update, a learned mask.
 
-    It may have a `loss`, from logits [B, C] and labels [B] to their mean loss: training then goes by it, and the loss
-    recorded for training is that one. Cross-entropy is what evaluation measures all the same. Parameters of its own it
-    may add behind those of the optimizer's last group; their values and moments are part of its state.
+    It may have a `loss`, from logits [B, C] and labels [B] to the mean of their losses: training then goes by it, and
+    the loss recorded for training is that one. Cross-entropy is what evaluation measures all the same. Parameters of
+    its own it may add behind those of the optimizer's last group; their values and moments are part of its state.
+
+    It may have a `finish()` that takes out of the network what is only there in training. It is called when the lane
+    leaves its engine, at its end, at an early `stop` or diverged, and before it begins again for want of memory; a
+    second call must do nothing. Evaluations come before it. A span that goes on from a `stop` is another lane, whose
+    method is made anew and knows nothing of the first, so it too begins with the plain network.
     """
 
     def step(self) -> None:

@@ -61,7 +61,9 @@ class SparseCallback(Carried, Callback):
             raise Invalid(f"{trainer.ckpt_path} has no state of sparse training: it was saved without SparseCallback")
         self.begin(pl_module, trainer.optimizers[0], trainer.estimated_stepping_batches, state)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Step, if the optimizer did.
 
         Raises:
@@ -73,9 +75,8 @@ class SparseCallback(Carried, Callback):
             raise Invalid(f"the optimizer took {taken} steps in one batch; allowed with SparseCallback: 1")
         if not taken:
             return
-        before = len(self.method.updates)
         self.method.step()
-        if len(self.method.updates) > before:
+        if self.method.updates and self.method.updates[-1].step == self.method.steps:
             for logger in trainer.loggers:
                 logger.log_metrics({"density": self.density}, trainer.global_step)
 
@@ -85,9 +86,10 @@ class SparseCallback(Carried, Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take the state of a checkpoint whose weights were just loaded: now, or when training begins."""
-        self._loaded = checkpoint["callbacks"].get(self.state_key)
-        if self._loaded:
-            self.load(pl_module, self._loaded)
+        state = checkpoint["callbacks"].get(self.state_key)
+        if state:
+            self.load(pl_module, state)
+        self._loaded = state if trainer.state.fn == "fit" else None
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """See that the weights were loaded together with their masks.

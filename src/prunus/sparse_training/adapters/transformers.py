@@ -27,8 +27,7 @@ class SparseCallback(Carried, TrainerCallback):
     as one more file, with which training goes on bit for bit, and `load_best_model_at_end` brings the masks of the
     best checkpoint. The density is in the trainer's `state.log_history`.
 
-    Not covered: DeepSpeed and FSDP (the method then says that the optimizer does not hold a weight), and checkpoints of
-    a hyperparameter search, which get no file.
+    Not covered: DeepSpeed, FSDP, and checkpoints of a hyperparameter search, which get no file.
 
     Args:
         make: the method's class, such as `prunus.RigL`, or any function that makes one of a model, an optimizer and

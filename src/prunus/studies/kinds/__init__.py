@@ -15,10 +15,12 @@ from prunus.studies.kinds.kind import Kind
 from prunus.studies.kinds.lottery_ticket import LOTTERY_TICKET
 from prunus.studies.kinds.mask_criteria import MASK_CRITERIA_STUDY
 from prunus.studies.kinds.pai_sanity import PAI_SANITY
+from prunus.studies.kinds.recipe import RECIPE
 from prunus.studies.kinds.rounds import ROUNDS
 from prunus.studies.kinds.same_ticket import SAME_TICKET
 from prunus.studies.kinds.sparse_training import SPARSE_TRAINING
 from prunus.studies.kinds.synflow_collapse import SYNFLOW_COLLAPSE
+from prunus.studies.kinds.topology import TOPOLOGY
 from prunus.studies.kinds.width import WIDTH
 from prunus.studies.store import Store
 from prunus.studies.work import Work
@@ -43,6 +45,8 @@ KINDS: Table[Kind] = Table(
             MASK_CRITERIA_STUDY,
             SAME_TICKET,
             SPARSE_TRAINING,
+            TOPOLOGY,
+            RECIPE,
         )
     },
     group="prunus.studies",

@@ -35,20 +35,27 @@ def saved(figure: Figure, kind: str, **options: Any) -> bytes:
 
 
 def draw(results: Results) -> Figure:
-    """The whole figure: one row of panels for each network, one legend, a line that says what it shows."""
+    """The whole figure: one row of panels for each network, or several, one legend, a line that says what it shows."""
     view, names = view_of(results), networks(results)
     metrics = panels(view, results)
-    theme, width = light(view.arms), max(2, len(metrics)) * PANEL
-    figure = Figure(figsize=(width, 0.85 + 2.75 * len(names)), facecolor=theme.paper, layout="constrained")
+    beside = min(view.beside or len(metrics), len(metrics))
+    each = -(-len(metrics) // beside)  # rows of a network
+    theme, width = light(view.arms), max(2, beside) * PANEL
+    legend, columns = _legend(results, theme), int(width / 2)
+    more = 0.19 * max(0, -(-len(legend) // columns) - 4)  # the rows of a legend that is longer than usual
+    figure = Figure(
+        figsize=(width, 0.85 + more + 2.75 * each * len(names)), facecolor=theme.paper, layout="constrained"
+    )
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06, wspace=0.03, hspace=0.05)  # pyright: ignore
-    rows = figure.subplots(len(names), len(metrics), squeeze=False)
+    rows = figure.subplots(each * len(names), beside, squeeze=False).reshape(len(names), each * beside)
     for i, (row, network) in enumerate(zip(rows, names, strict=True)):
-        for axes, metric in zip(row, metrics, strict=True):
+        for axes, metric in zip(row, metrics, strict=False):
             draw_panel(axes, results, network, metric, theme)
-            axes.set_xlabel(view.axis_of(metric).label if i == len(names) - 1 else "")
+            axes.set_xlabel(view.axis_of(metric).label if each > 1 or i == len(names) - 1 else "")
+        for axes in row[len(metrics) :]:
+            axes.set_axis_off()
         if len(names) > 1:
             row[0].set_ylabel(called(network), color=theme.ink, weight="bold", labelpad=8, parse_math=False)
-    legend, columns = _legend(results, theme), int(width / 2)
     figure.legend(handles=legend, loc="outside upper left", ncols=columns, handlelength=2.2, columnspacing=1.4)
     figure.supxlabel(caption(results), x=0.012, ha="left", fontsize=8.5, color=theme.muted, parse_math=False)
     return figure
@@ -91,14 +98,16 @@ def caption(results: Results) -> str:
 
 
 def _draw_curve(axes: Axes, view: View, metric: Metric, curve: Curve, theme: Theme) -> None:
-    x = [p.x for p in curve.points]
-    mean = [p.mean for p in curve.points]
-    reach = [[p.mean - p.low for p in curve.points], [p.high - p.mean for p in curve.points]]
-    marker, style = view.arms[curve.arm].look.marker, "-" if metric.joined else "none"
+    look, artists = view.arms[curve.arm].look, []
     how: dict[str, Any] = {"mec": theme.paper, "mew": 0.5, "elinewidth": 1, "capsize": 1.8, "zorder": 3}
-    drawn = axes.errorbar(x, mean, reach, color=theme.arms[curve.arm], marker=marker, ls=style, **how)
-    line, caps, bars = drawn.lines
-    for i, artist in enumerate((line, *caps, *bars)):
+    how |= {"color": theme.arms[curve.arm], "marker": look.marker, "ls": look.line if metric.joined else "none"}
+    for name in dict.fromkeys(p.name for p in curve.points) if metric.joined else [None]:
+        points = [p for p in curve.points if name in (None, p.name)]
+        reach = [[p.mean - p.low for p in points], [p.high - p.mean for p in points]]
+        drawn = axes.errorbar([p.x for p in points], [p.mean for p in points], reach, **how)
+        line, caps, bars = drawn.lines
+        artists += [line, *caps, *bars]
+    for i, artist in enumerate(artists):
         if artist is not None:
             artist.set_gid(f"arm_{curve.arm}_{i}")
 
@@ -121,7 +130,8 @@ def _places(results: Results, network: str, axis: Axis) -> list[float]:
     """Where the points of all panels with this axis lie; one number for each place that has a label of its own."""
     view = view_of(results)
     metrics = [m for m in view.metrics if view.axis_of(m).key == axis.key]
-    points = [p for m in metrics for c in curves(view, results, network, m) for p in c.points]
+    drawn = [c for m in metrics for c in curves(view, results, network, m) if c.arm in view.arms or not axis.of_curves]
+    points = [p for c in drawn for p in c.points]
     if not axis.at_points:
         return [p.x for p in points]
     return list({(p.place, p.name): p.x for p in points}.values())
@@ -130,11 +140,12 @@ def _places(results: Results, network: str, axis: Axis) -> list[float]:
 def _legend(results: Results, theme: Theme) -> list[Line2D]:
     view = view_of(results)
     present = {cell.arm for cell in results.cells}
-    ls = "-" if any(metric.joined for metric in view.metrics) else "none"
+    joined = any(metric.joined for metric in view.metrics)
+    looks = [(arm.look, arm.words) for name, arm in view.arms.items() if name in present]
+    marked: dict[str, Any] = {"mec": theme.paper, "mew": 0.5}
     handles = [
-        Line2D([], [], color=arm.look.colour, marker=arm.look.marker, mec=theme.paper, mew=0.5, ls=ls, label=arm.words)
-        for name, arm in view.arms.items()
-        if name in present
+        Line2D([], [], color=look.colour, marker=look.marker, ls=look.line if joined else "none", label=words, **marked)
+        for look, words in looks
     ]
     drawn = set(all_lines(view, results))
     return [

@@ -15,12 +15,19 @@ class Look:
         dark: on dark paper.
         marker: matplotlib's name of its marker.
         shape: the same marker as an SVG path of about ten units around the origin, for the page's legend.
+        dashes: how long its line is drawn and left out in turn, in widths of the line; nothing is a whole line.
     """
 
     colour: str
     dark: str
     marker: str
     shape: str
+    dashes: tuple[float, ...] = ()
+
+    @property
+    def line(self) -> Any:
+        """Matplotlib's line style."""
+        return (0, self.dashes) if self.dashes else "-"
 
 
 #: Looks that are told apart by colour-blind eyes: the colours of Okabe and Ito, "Color universal design", 2008, in an

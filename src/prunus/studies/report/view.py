@@ -34,6 +34,7 @@ class Axis:
         log: whether it is logarithmic.
         descending: whether it runs from the largest to the smallest.
         at_points: whether its labels stand at the places of points, not at round numbers.
+        of_curves: whether it holds the places of curves alone, and not those of cells that are a line.
         typical: the place that the explorer of training curves begins with.
         note: a sentence on it, below the figure.
     """
@@ -51,6 +52,7 @@ class Axis:
     log: bool = True
     descending: bool = False
     at_points: bool = False
+    of_curves: bool = False
     typical: float | None = None
     note: str = ""
 
@@ -145,7 +147,8 @@ class Metric:
         log: whether it is drawn logarithmically.
         whole: whether it counts something: whole numbers, on an axis from zero.
         share: metrics with the same word here share their vertical axis, so that they can be compared.
-        joined: whether points are joined by a line.
+        joined: whether points are joined by a line; those with names, each name's own.
+        ranged: whether the range over trials is printed.
         optional: whether it is left out of the figure of a study that has no value of it.
         form: a number as the report prints it, without unit; default by what the metric is.
         lines: from the cells of one network and their curves to the lines to compare with.
@@ -161,6 +164,7 @@ class Metric:
     whole: bool = False
     share: str = ""
     joined: bool = True
+    ranged: bool = True
     optional: bool = False
     form: Callable[[float], str] | None = None
     lines: Callable[[Sequence[CellResult], Sequence[Curve]], Iterable[Line]] = no_lines
@@ -180,7 +184,7 @@ class Metric:
 
     def printed(self, point: Point) -> dict[str, str]:
         """The mean and, of more than one trial, the range."""
-        spread = f"{self.shown(point.low)}–{self.shown(point.high)}" if point.n > 1 else ""
+        spread = f"{self.shown(point.low)}–{self.shown(point.high)}" if point.n > 1 and self.ranged else ""
         return {"mean": self.shown(point.mean), "range": spread}
 
 
@@ -212,7 +216,7 @@ class View:
 
     Attributes:
         axis: along which places lie.
-        metrics: the panels of a row; each network has a row.
+        metrics: the panels; each network has a row of them.
         arms: what is compared, in this order (see `prunus.studies.report.style.arms`).
         reading: from the view and results to paragraphs that say what came out, each sentence only where it holds.
         terms: the words of the page that need saying, each with what it means.
@@ -222,6 +226,7 @@ class View:
         columns: metrics that are in the tables and the CSV file only.
         called: what an arm at a round is called, where that is not the arm: one of `lines`, such as the dense network.
         layers: which table of layer densities there is; None is none.
+        beside: how many panels stand beside each other, before another row begins; 0 is all.
 
     Raises:
         Invalid: if a name of an arm or a line is not made of small letters, digits and hyphens, or is there twice.
@@ -237,6 +242,7 @@ class View:
     columns: tuple[Metric, ...] = ()
     called: Callable[[str, int], str] = own_name
     layers: LayerTable | None = None
+    beside: int = 0
 
     def __post_init__(self) -> None:
         for name in (*self.arms, *self.lines):

@@ -87,8 +87,10 @@ class DistributedEngine:
         return self._seats[lane].state()
 
     def leave(self, lane: Lane) -> None:
-        """The weights are in the model already; its layers are made as they were."""
-        self._seats.pop(lane).undo.close()
+        """The weights are in the model already; its layers are made as they were, and its method ends."""
+        seat = self._seats.pop(lane)
+        seat.undo.close()
+        seat.finish()
         self._processes.forget_models()
 
     def emptied(self) -> "DistributedEngine":
@@ -154,12 +156,18 @@ class _SharedSeat(Seat):
             parameter.grad = None
         with computing_in(lane.recipe.precision, lane.device):
             logits = self.model(lane.data.normalise(images))
-            share = F.cross_entropy(logits, labels, reduction="sum") / lane.recipe.batch
+            share = self._summed(logits, labels) / lane.recipe.batch
         # averaged over the processes, the gradients of world × share are those of the sum of shares
         (world * share).backward()
         if not self.began:
             self._check_gradients()
         return share.detach(), (logits.detach().argmax(1) == labels).sum()
+
+    def _summed(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The sum of the losses of this process's rows: a method's own loss says their mean."""
+        if self.loss is None:
+            return F.cross_entropy(logits, labels, reduction="sum")
+        return self.loss(logits, labels) * len(labels)
 
     def state(self) -> State:
         """What a checkpoint keeps besides the weights; the streams of dropout need no keeping."""

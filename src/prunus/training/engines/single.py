@@ -17,7 +17,7 @@ from prunus.training.checkpoint import State
 from prunus.training.engines.draws import draws, generator_state, global_generator, seeded
 from prunus.training.engines.sparse_layers import SparseLinear, with_sparse_layers, write_back
 from prunus.training.evaluate import evaluate
-from prunus.training.gradients import gradients_of
+from prunus.training.gradients import Loss, gradients_of
 from prunus.training.lane import Lane
 from prunus.training.recipe import learning_rate, make_optimizer
 
@@ -63,12 +63,15 @@ class SingleEngine:
         return self._seats[lane].state()
 
     def leave(self, lane: Lane) -> None:
-        """Put the weights into the model."""
-        self._seats.pop(lane).write_back()
+        """Put the weights into the model, and let the lane's method end."""
+        seat = self._seats.pop(lane)
+        seat.write_back()
+        seat.finish()
 
     def emptied(self) -> "SingleEngine":
         """The same for other lanes; the models are trained in place, so they get back what they joined with."""
         for seat in self._seats.values():
+            seat.finish()
             seat.lane.model.load_state_dict(seat.joined_with)
         return SingleEngine(self._cores)
 
@@ -100,7 +103,8 @@ class Seat:
         self.names = [name for name, p in parameters.items() if p.requires_grad]
         self.optimizer = make_optimizer(lane.recipe, [parameters[name] for name in self.names])
         self.method = lane.method(lane.model, self.optimizer) if lane.method else None
-        self.gradients = gradients_of(self.network, lane.recipe.precision, getattr(self.method, "loss", None))
+        self.loss: Loss | None = getattr(self.method, "loss", None)
+        self.gradients = gradients_of(self.network, lane.recipe.precision, self.loss)
         lane.products = {
             **dict.fromkeys(self.sparse, "sparse"),
             "all layers" if not self.sparse else "others": "PyTorch",
@@ -116,6 +120,12 @@ class Seat:
         """Put the weights into the lane's model."""
         if self.sparse:
             write_back(self.network, self.sparse, self.lane.model)
+
+    def finish(self) -> None:
+        """End the lane's method, if it has something to end."""
+        finish = getattr(self.method, "finish", None)
+        if finish:
+            finish()
 
     def advance(self, steps: int) -> None:
         """Train the lane by `steps` iterations."""

@@ -3,13 +3,13 @@
 import json
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
 
 from prunus.core.errors import Invalid, nearest
 from prunus.sparse_training import METHODS
 from prunus.studies.config import STRICT, BaseSetting, TrainConfig
 from prunus.studies.explain import explain
-from prunus.studies.kinds.sparse_training.arms import LONGEST, METHOD_OF, OPTIONS_OF, PRUNED, words
+from prunus.studies.kinds.sparse_training.arms import LONGEST, METHOD_OF, OPTIONS_OF, PLAIN, words
 from prunus.studies.kinds.sparse_training.options import options_of
 from prunus.training import Recipe
 
@@ -19,6 +19,17 @@ Length = Annotated[int, Field(ge=1, le=LONGEST)]
 _TRAINING = TypeAdapter(TrainConfig)
 
 
+def each_once(values: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+    """The values, if there are any and none is there twice.
+
+    Raises:
+        Invalid: if not.
+    """
+    if not values or len(set(values)) < len(values):
+        raise Invalid(f"{info.field_name} is {list(values)}; allowed: at least one, and each once")
+    return values
+
+
 class ArmConfig(BaseModel):
     """How one arm trains.
 
@@ -26,8 +37,8 @@ class ArmConfig(BaseModel):
         method: a name of `prunus list sparse-training`; default that of the arm.
         options: the method's own but the density, added to those of the setting and to what the arm's name says;
             numbers of steps as `100` or `1ep`.
-        densities: those of the setting that it trains at; null is all.
-        lengths: those of the setting; null is all.
+        densities: what it trains at, in place of the setting's.
+        lengths: of its training, in place of the setting's.
         train: what differs from the training of the dense network.
     """
 
@@ -37,6 +48,11 @@ class ArmConfig(BaseModel):
     densities: tuple[Density, ...] | None = None
     lengths: tuple[Length, ...] | None = None
     train: dict[str, Any] = {}
+
+    @field_validator("densities", "lengths")
+    @classmethod
+    def _distinct(cls, values: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
+        return None if values is None else each_once(values, info)
 
     @field_validator("method")
     @classmethod
@@ -87,7 +103,7 @@ class SparseSetting(BaseSetting):
     """
 
     train: TrainConfig = TrainConfig()  # type: ignore[valid-type]
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({})
     methods: dict[str, ArmConfig] = Field({"rigl": ArmConfig()})
     arms: tuple[str, ...] | None = None
 
@@ -105,7 +121,7 @@ class SparseSetting(BaseSetting):
     def _arms(cls, methods: dict[str, ArmConfig]) -> dict[str, ArmConfig]:
         if not methods:
             raise Invalid("methods is {}; allowed: at least one")
-        known = [arm for arm in words() if arm != PRUNED]
+        known = [arm for arm in words() if arm not in PLAIN]
         for arm in methods:
             if arm not in known:
                 raise Invalid(f"{arm!r} is no way to train; {nearest(arm, known)}")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from prunus.core.apply import release
 from prunus.core.errors import Invalid
 from prunus.core.seeds import derive
 from prunus.data import DataSet
@@ -12,6 +13,7 @@ from prunus.studies.kinds.sparse_training.arms import named
 from prunus.studies.kinds.sparse_training.config import SparseSetting
 from prunus.studies.kinds.sparse_training.options import make, resolved
 from prunus.studies.work import check_model
+from prunus.tickets.ticket import snapshot
 from prunus.training import Recipe
 from prunus.training.recipe import make_optimizer
 
@@ -30,7 +32,8 @@ class Make:
     """
 
     def __init__(self, study: Study[Any], name: str, trial: int, data: DataSet) -> None:
-        self._study, self._name, self._trial, self._examples = study, name, trial, len(data.train)
+        self._study, self._name, self._trial = study, name, trial
+        self.data, self._examples = data, len(data.train)
         self.setting: SparseSetting = study.variants[name]
         self._shared = {**shared_identity(study, self.setting, trial, data), "study": study.study}
 
@@ -103,10 +106,12 @@ def cells_of(study: Study[Any], data: Mapping[str, DataSet], make_cells: MakeCel
 def _check(cells: list[Cell], data: DataSet) -> None:
     """Refuse what a method refuses of its network, before anything is trained."""
     model = check_model(cells[0], data)
-    for cell in cells:
-        if "method" in cell.identity:
-            try:
-                optimizer = make_optimizer(cell.recipe, model.parameters())
-                make(cell.identity["method"], model, optimizer, derive(cell.seed, "masks")).remove()
-            except Invalid as error:
-                raise Invalid(f"{cell.label}: {error}") from error
+    initial = snapshot(model)
+    for cell in (cell for cell in cells if "method" in cell.identity):
+        optimizer = make_optimizer(cell.recipe, model.parameters())
+        try:
+            make(cell.identity["method"], model, optimizer, derive(cell.seed, "masks")).remove()
+        except Invalid as error:
+            raise Invalid(f"{cell.label}: {error}") from error
+        release(model)
+        model.load_state_dict(initial)

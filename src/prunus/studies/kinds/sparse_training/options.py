@@ -28,11 +28,6 @@ def options_of(kind: type[SparseTraining]) -> Mapping[str, Field[Any]]:
     return {field.name: field for field in fields(kind) if field.init and field.name not in _GIVEN}
 
 
-def has_target(kind: type[SparseTraining]) -> bool:
-    """Whether the method comes to a density that it is told."""
-    return any(field.name == "density" and field.init for field in fields(kind))
-
-
 def resolved(name: str, given: Mapping[str, Any], iterations: int, epoch: int) -> dict[str, Any]:
     """All that determines a method beside its density and seed.
 
@@ -82,4 +77,4 @@ def _said(hint: Any) -> Any:
     """Those of the types of an option that a file can say."""
     parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     said = [list[str] if get_origin(part) is Sequence else part for part in parts]
-    return Union[(None, *(part for part in said if part in _PLAIN or get_origin(part) is Literal))]  # noqa: UP007
+    return Union[(None, *(part for part in said if part in _PLAIN or get_origin(part) is Literal))]

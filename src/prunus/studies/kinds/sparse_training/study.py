@@ -3,17 +3,15 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
-from prunus.core.errors import Invalid
 from prunus.data import DataSet
-from prunus.sparse_training import METHODS
 from prunus.studies.cells import Cell, trained_on
 from prunus.studies.config import STRICT, Study
-from prunus.studies.kinds.sparse_training.arms import PRUNED
-from prunus.studies.kinds.sparse_training.config import Density, Length, SparseSetting
+from prunus.studies.kinds.sparse_training.arms import NARROW, PRUNED, WITHOUT_TARGET
+from prunus.studies.kinds.sparse_training.config import Density, Length, SparseSetting, each_once
 from prunus.studies.kinds.sparse_training.grid import Make, cells_of
-from prunus.studies.kinds.sparse_training.options import has_target
+from prunus.studies.kinds.sparse_training.narrow import width_for
 
 
 class PrunedConfig(BaseModel):
@@ -34,25 +32,18 @@ class Setting(SparseSetting):
         densities: what methods with a target are trained at.
         lengths: of training, as multiples of the dense network's.
         pruned: the dense network pruned after training; null leaves it out.
+        narrow: whether there is a dense network with as few weights at each density.
     """
 
     densities: tuple[Density, ...] = (0.2, 0.1, 0.05)
     lengths: tuple[Length, ...] = (1,)
     pruned: PrunedConfig | None = PrunedConfig()
+    narrow: bool = True
 
-    @field_validator("densities")
+    @field_validator("densities", "lengths")
     @classmethod
-    def _distinct(cls, densities: tuple[float, ...]) -> tuple[float, ...]:
-        if not densities or len(set(densities)) < len(densities):
-            raise Invalid(f"densities is {list(densities)}; allowed: at least one, and each once")
-        return tuple(sorted(densities, reverse=True))
-
-    @field_validator("lengths")
-    @classmethod
-    def _each_once(cls, lengths: tuple[int, ...]) -> tuple[int, ...]:
-        if not lengths or len(set(lengths)) < len(lengths):
-            raise Invalid(f"lengths is {list(lengths)}; allowed: at least one, and each once")
-        return tuple(sorted(lengths))
+    def _distinct(cls, values: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        return each_once(values, info)
 
 
 class SparseTrainingStudy(Study[Setting]):
@@ -60,28 +51,38 @@ class SparseTrainingStudy(Study[Setting]):
 
 
 def expand(study: SparseTrainingStudy, data: Mapping[str, DataSet]) -> list[Cell]:
-    """The dense network, the same pruned, and each method at each length and density; without a target once."""
+    """The dense network, the same pruned and narrow, and each method at each length and density.
+
+    A method that learns its density has one cell for each length.
+    """
     return cells_of(study, data, _cells)
 
 
 def _cells(make: Make, setting: Setting) -> Iterator[Cell]:
     dense = make.dense()
     yield dense
-    if setting.pruned:
-        yield from _pruned(make, setting, setting.pruned, dense)
-    places = {density: place for place, density in enumerate(setting.densities, 1)}
+    every = {*setting.densities, *(d for config in setting.methods.values() for d in config.densities or ())}
+    places = {density: place for place, density in enumerate(sorted(every, reverse=True), 1)}
+    for density in sorted(setting.densities, reverse=True):
+        if setting.pruned:
+            yield _pruned(make, setting, dense, places[density], density)
+        if setting.narrow:
+            own = {"density": density, "width": width_for(setting, density, make.data), **trained_on(dense.recipe)}
+            yield make.cell(NARROW, places[density], f"density {density:g}", own)
     for arm, config in setting.methods.items():
-        target = has_target(METHODS[config.method_of(arm)])
-        own = [d for d in setting.densities if config.densities is None or d in config.densities]
-        for length in setting.lengths if config.lengths is None else config.lengths:
-            for density in own if target else [None]:
-                yield make.sparse(arm, places.get(density, 0) if density else 0, density, length)
+        densities = sorted(config.densities or setting.densities, reverse=True)
+        for length in sorted(config.lengths or setting.lengths):
+            if config.method_of(arm) in WITHOUT_TARGET:
+                yield make.sparse(arm, 0, None, length)
+                continue
+            for density in densities:
+                yield make.sparse(arm, places[density], density, length)
 
 
-def _pruned(make: Make, setting: Setting, config: PrunedConfig, dense: Cell) -> Iterator[Cell]:
+def _pruned(make: Make, setting: Setting, dense: Cell, place: int, density: float) -> Cell:
+    assert setting.pruned
     last = int(dense.recipe.iterations)
-    first = min(last - 1, last - round(config.fine_tune * last))
+    first = min(last - 1, last - round(setting.pruned.fine_tune * last))
     layers = {name: setting.options[name] for name in ("include", "exclude") if name in setting.options}
-    for place, density in enumerate(setting.densities, 1):
-        own = {"density": density, "layers": layers, **trained_on(dense.recipe, first, last)}
-        yield make.cell(PRUNED, place, f"density {density:g}", own, dense.key)
+    own = {"density": density, "layers": layers, **trained_on(dense.recipe, first, last)}
+    return make.cell(PRUNED, place, f"density {density:g}", own, dense.key)

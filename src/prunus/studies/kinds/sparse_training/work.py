@@ -13,10 +13,12 @@ from prunus.core.masks import Masks
 from prunus.core.seeds import derive
 from prunus.data import DataSet
 from prunus.pruning import Magnitude, prune
-from prunus.sparse_training import SparseTraining, Static
+from prunus.sparse_training import SparseTraining
 from prunus.sparse_training.flops import flops
 from prunus.studies.cells import Cell
 from prunus.studies.kinds.initialization.masks import example_of
+from prunus.studies.kinds.sparse_training.narrow import measured as narrow_measures
+from prunus.studies.kinds.sparse_training.narrow import narrow_model
 from prunus.studies.kinds.sparse_training.options import make
 from prunus.studies.store import Store
 from prunus.studies.work import GivenUp, Work, new_model
@@ -74,25 +76,35 @@ def lane_of(cell: Cell, model: nn.Module, data: DataSet, store: Store, watch: Wa
 
 def begin(cell: Cell, data: DataSet, store: Store, watch: Watch | None = None) -> Work:
     """The work on a cell of the sparse-training study."""
-    model = new_model(cell, data)
     if "method" in cell.identity:
-        making = Making(cell)
-        lane = lane_of(cell, model, data, store, watch, method=making)
+        return _sparse(cell, data, store, watch)
+    if cell.start:
+        return _pruned(cell, data, store, watch)
+    narrow = "width" in cell.identity
+    model = narrow_model(cell, data) if narrow else new_model(cell, data)
+    lane = lane_of(cell, model, data, store, watch)
+    said = (
+        narrow_measures(cell, lane.model, data) if narrow else dict.fromkeys(("density", "inference", "training"), 1.0)
+    )
+    # the trained weights are what is pruned
+    return Work(cell, lane, layers=Masks.full(model).layers, measures=said, keep_trained=not narrow)
 
-        def after(trained: nn.Module) -> Mapping[str, Any]:
-            return measured(making.made, trained, cell, data)
 
-        return Work(cell, lane, after=after, found=lambda trained: ticket_of(cell, masks_of(trained)))
-    if cell.start is None:
-        full = Masks.full(model)
-        said = {"density": 1.0, "inference": 1.0, "training": 1.0}
-        return Work(cell, lane_of(cell, model, data, store, watch), layers=full.layers, measures=said, keep_trained=True)
-    return _pruned(cell, model, data, store, watch)
+def _sparse(cell: Cell, data: DataSet, store: Store, watch: Watch | None) -> Work:
+    """A network that a method holds sparse."""
+    making = Making(cell)
+    lane = lane_of(cell, new_model(cell, data), data, store, watch, method=making)
+
+    def after(trained: nn.Module) -> Mapping[str, Any]:
+        return measured(making.made, trained, cell, data)
+
+    return Work(cell, lane, after=after, found=lambda trained: ticket_of(cell, masks_of(trained)))
 
 
-def _pruned(cell: Cell, model: nn.Module, data: DataSet, store: Store, watch: Watch | None) -> Work:
+def _pruned(cell: Cell, data: DataSet, store: Store, watch: Watch | None) -> Work:
     """The trained dense network, pruned by global magnitude, trained on."""
     assert cell.start is not None
+    model = new_model(cell, data)
     model.load_state_dict(store.trained(cell.start))
     model.to(data.train.images.device)
     try:
@@ -130,7 +142,7 @@ def measured(method: SparseTraining, model: nn.Module, cell: Cell, data: DataSet
 
 def stand_in(cell: Cell, data: DataSet) -> nn.Module:
     """The cell's network as it is trained: under masks where a method holds it."""
-    model = new_model(cell, data)
+    model = narrow_model(cell, data) if "width" in cell.identity else new_model(cell, data)
     if "method" in cell.identity:
         apply(model, Masks.full(model))
     return model

@@ -1,0 +1,131 @@
+"""The configuration of the recipe study."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from prunus.core.allocation import ALLOCATIONS
+from prunus.core.errors import Invalid, nearest
+from prunus.pruning import CRITERIA
+from prunus.studies.config import STRICT, AtLeastOne, BaseSetting, Study, TrainConfig
+from prunus.studies.kinds.recipe.arms import PARTS_OF
+
+Density = Annotated[float, Field(gt=0, lt=1)]
+
+#: The mask of the largest weights of the trained dense network, on its initial weights.
+TICKET = "ticket"
+
+
+class MaskConfig(BaseModel):
+    """Which mask is trained under.
+
+    Attributes:
+        name: a name of `prunus list criteria`, or `ticket`: the largest weights after the training of the dense
+            network, on their initial values.
+        scope: how the density is shared among the layers, as in `prunus.select`; null is Erdős–Rényi (`erk`) for
+            `random` and `global` for all others.
+        per_class: how many training examples of each class a criterion looks at.
+        mode: whether BatchNorm uses its own statistics (`eval`) or the batch's (`train`) while it does; null is as the
+            criterion has it.
+        protect: how many weights each layer keeps at least, or which fraction of its own.
+    """
+
+    model_config = STRICT
+    name: str = "random"
+    scope: str | None = None
+    per_class: AtLeastOne = 10
+    mode: Literal["eval", "train"] | None = None
+    protect: int | float | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in (TICKET, *CRITERIA):
+            raise Invalid(f"name is {name!r}; {nearest(name, (TICKET, *CRITERIA))}")
+        return name
+
+    @field_validator("scope")
+    @classmethod
+    def _shared(cls, scope: str | None) -> str | None:
+        if scope is not None:
+            ALLOCATIONS.look_up(scope, "scope")
+        return scope
+
+    @property
+    def allocation(self) -> str:
+        """The scope, said or not."""
+        return self.scope or ("erk" if self.name == "random" else "global")
+
+
+class Switches(BaseModel):
+    """The options of each part of the recipe.
+
+    Attributes:
+        soft_neurons: of `prunus.SoftNeurons`, but for the model and the length of training.
+        ghost_skips: of `prunus.GhostSkips`, but for these and the optimizer.
+        label_smoothing: of `prunus.LabelSmoothing`.
+        rescaled_init: of `prunus.rescale_init`, but for the model, batches and loss; its `optimizer` is by default that
+            of the training.
+    """
+
+    model_config = STRICT
+    soft_neurons: dict[str, Any] = {}
+    ghost_skips: dict[str, Any] = {}
+    label_smoothing: dict[str, Any] = {}
+    rescaled_init: dict[str, Any] = {}
+
+
+class Setting(BaseSetting):
+    """One network on one data set with masks of one kind: a row of the figure.
+
+    Attributes:
+        densities: the fractions of weights that masks keep.
+        mask: which masks.
+        switches: options of the parts, in every arm that has them.
+        recipes: more options, by arm.
+        arms: those of `recipes` that are trained beside plain training; null is all.
+    """
+
+    train: TrainConfig = TrainConfig()  # type: ignore[valid-type]
+    densities: tuple[Density, ...] = (0.05, 0.02)
+    mask: MaskConfig = MaskConfig()
+    switches: Switches = Switches()
+    recipes: dict[str, Switches] = Field(dict.fromkeys(PARTS_OF, Switches()))
+    arms: tuple[str, ...] | None = None
+
+    @field_validator("densities")
+    @classmethod
+    def _distinct(cls, densities: tuple[float, ...]) -> tuple[float, ...]:
+        if not densities or len(set(densities)) < len(densities):
+            raise Invalid(f"densities is {list(densities)}; allowed: at least one, and each once")
+        return tuple(sorted(densities, reverse=True))
+
+    @field_validator("recipes")
+    @classmethod
+    def _arms(cls, recipes: dict[str, Switches]) -> dict[str, Switches]:
+        for arm, switches in recipes.items():
+            if arm not in PARTS_OF:
+                raise Invalid(f"{arm!r} is no part of the recipe; {nearest(arm, PARTS_OF)}")
+            for part, options in switches:
+                if options and part not in PARTS_OF[arm]:
+                    raise Invalid(f"recipes.{arm} has {part}, which this arm is without; {nearest(part, PARTS_OF[arm])}")
+        return recipes
+
+    @model_validator(mode="after")
+    def _resolved(self) -> Self:
+        chosen = tuple(self.recipes) if self.arms is None else self.arms
+        for arm in chosen:
+            if arm not in self.recipes:
+                raise Invalid(f"arms has {arm!r}; {nearest(arm, self.recipes)}")
+        if len(set(chosen)) < len(chosen):
+            raise Invalid(f"arms is {list(chosen)}; allowed: each once")
+        # said in full, so that a stored study does not get arms of its preset back
+        return self.model_copy(update={"recipes": {arm: self._of(arm) for arm in chosen}, "arms": chosen})
+
+    def _of(self, arm: str) -> Switches:
+        shared, own = dict(self.switches), dict(self.recipes[arm])
+        return Switches(**{part: {**shared[part], **own[part]} for part in PARTS_OF[arm]})
+
+
+class RecipeStudy(Study[Setting]):
+    """The recipe study, resolved."""
