@@ -18,6 +18,7 @@ ROOMS = [
     "training",
     "tickets",
     "supermasks",
+    "sparse_training",
     "pruning",
     "pruning.criteria",
     "analysis",

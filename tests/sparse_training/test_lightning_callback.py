@@ -40,6 +40,9 @@ class Module(lightning.LightningModule):
     def training_step(self, batch, _):
         return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
 
+    def validation_step(self, batch):
+        pass
+
     def test_step(self, batch):
         self.tested = {name: value.clone() for name, value in self.state_dict().items()}
 
@@ -94,8 +97,12 @@ def trainer_of(folder, *callbacks, epochs=EPOCHS, saved_weights_only=False, **op
 
 def trained(folder, *callbacks, module=None, resume=None, **options):
     trainer = trainer_of(folder, *callbacks, **options)
-    trainer.fit(Module() if module is None else module, DataLoader(data(), 4), ckpt_path=resume)
+    fit(trainer, Module() if module is None else module, resume)
     return trainer
+
+
+def fit(trainer, module, resume=None):
+    trainer.fit(module, DataLoader(data(), 4), DataLoader(data(), 4), ckpt_path=resume)
 
 
 def by_hand(make=RigL, **options):
@@ -173,7 +180,7 @@ def test_a_resumed_training_is_the_same_bit_for_bit(whole, tmp_path, stopped):
 def test_the_same_trainer_goes_back_to_its_checkpoint(whole, tmp_path):
     callback, module = SparseCallback(RigL, **RIGL), Module()
     trainer = trained(tmp_path, callback, module=module)
-    trainer.fit(module, DataLoader(data(), 4), ckpt_path=tmp_path / "epoch=1.ckpt")
+    fit(trainer, module, tmp_path / "epoch=1.ckpt")
     assert callback.method.masks == whole[1].method.masks
     assert same_tensors(module.state_dict(), whole[4].state_dict())
 
@@ -183,7 +190,7 @@ def test_a_second_fit_goes_on_with_the_masks_of_the_first(tmp_path):
     trainer = trained(tmp_path, callback, module=module)
     first = callback.method.masks
     trainer.fit_loop.max_epochs = EPOCHS + 1
-    trainer.fit(module, DataLoader(data(), 4))
+    fit(trainer, module)
     assert callback.method.steps == STEPS + 5
     changed = callback.method.updates[-2:]
     assert [update.step for update in changed] == [21, 24]

@@ -3,6 +3,8 @@
 from prunus.core.registry import Table
 from prunus.sparse_training.base import SparseTraining
 from prunus.sparse_training.dsr import DSR
+from prunus.sparse_training.dynamic import ByGradient, Dynamic
+from prunus.sparse_training.flops import Flops, flops
 from prunus.sparse_training.gmp import GMP
 from prunus.sparse_training.granet import GraNet
 from prunus.sparse_training.mest import MEST
@@ -16,6 +18,7 @@ from prunus.sparse_training.srigl import SRigL
 from prunus.sparse_training.static import Static
 from prunus.sparse_training.threshold import STR
 from prunus.sparse_training.top_kast import TopKAST
+from prunus.sparse_training.tost import GhostSkips, LabelSmoothing, SoftNeurons, ToST, rescale_init
 
 __all__ = [
     "DSR",
@@ -26,16 +29,25 @@ __all__ = [
     "SET",
     "SNFS",
     "STR",
+    "ByGradient",
     "ConstantFanIn",
+    "Dynamic",
+    "Flops",
+    "GhostSkips",
     "GraNet",
+    "LabelSmoothing",
     "Pattern",
     "RigL",
     "SRigL",
+    "SoftNeurons",
     "SparseTraining",
     "Static",
+    "ToST",
     "TopKAST",
     "Update",
     "UpdateSchedule",
+    "flops",
+    "rescale_init",
 ]
 
 #: The methods by name.

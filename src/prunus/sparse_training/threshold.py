@@ -27,14 +27,14 @@ class STR(Shadowed):
     The budget is learned: there is no density to ask for. It comes from weight decay, which pulls σ to 0 and so the
     threshold up to 1/2, and which makes θ small; the paper's ResNet-50 has 90.2 % sparsity by a weight decay of 2.25e-5
     with σ from −3200 in 100 epochs. In float32, g(σ) is 0 below −104: there only weight decay moves σ, and in short
-    trainings it never comes to anything. Then begin near the threshold that is wanted: −5 is 0.0067, −7 is 0.0009.
-    The densities that were learned (`masks.layers`) can be given to other methods.
+    trainings it never comes to anything. Then begin near the threshold that is wanted: −5 is 0.0067, −7 is 0.0009. A
+    layer whose last weight goes has no gradient any more, and stays empty. The densities that were learned
+    (`masks.layers`) can be given to other methods.
 
     Each σ joins the optimizer, in the group of its layer's weight, with which it shares learning rate and weight
     decay, or in one more group if `weight_decay` is given: make STR before the learning-rate scheduler then. They are
-    not among the model's parameters: `optimizer.zero_grad()`, clipping and the model's state_dict do not know of them,
-    and `state_dict()` does. Masks change with each step of the optimizer; every so many, what has become of them is
-    recorded.
+    not among the model's parameters; `state_dict()` has them, and the model's has not. Masks change with each step of
+    the optimizer; every so many, what has become of them is recorded.
 
     Args:
         initial: σ at the beginning. The paper's −3200 is for ResNet-50 on ImageNet; see above.

@@ -29,13 +29,13 @@ class Carried:
         self.method: SparseTraining | None = None
 
     def begin(
-        self, model: nn.Module, optimizer: Optimizer, total_steps: float, state: Mapping[str, Any] | None
-    ) -> SparseTraining:
+        self, model: nn.Module, optimizer: Optimizer, total_steps: float, state: Mapping[str, Any] | None = None
+    ) -> None:
         """Make the method, to go on from `state` if there is one.
 
         Args:
             model: as it was when the state was saved.
-            optimizer: likewise.
+            optimizer: of which only the moments of active weights stay; load those of the state afterwards.
             total_steps: the trainer's number of steps of the optimizer.
             state: of the method.
 
@@ -46,19 +46,15 @@ class Carried:
         options = {"total_steps": total_steps, **self.options} if timed else self.options
         if self.method:
             self.method.remove()
-        if state is None:
-            self.method = self.make(model, optimizer, **options)
-            return self.method
-        # To make it is to mask the model, by chance: what the trainer has loaded is loaded once more.
-        weights, moments = deepcopy(model.state_dict()), deepcopy(optimizer.state_dict())
+        weights = None if state is None else deepcopy(model.state_dict())
         self.method = self.make(model, optimizer, **options)
-        model.load_state_dict(weights)
-        optimizer.load_state_dict(moments)
+        if state is None or weights is None:
+            return
+        model.load_state_dict(weights)  # again: they were masked, and not by the masks of the state
         self.method.load_state_dict(state)
         active = self.method.state_dict()["active"]
         if active != state["active"]:
             raise Invalid(f"masks of {state['active']:,} weights leave {active:,} of this model: it is of another time")
-        return self.method
 
     def load(self, model: nn.Module, state: Mapping[str, Any]) -> None:
         """Have the method take a state whose weights were just loaded, if it is the method of this model."""

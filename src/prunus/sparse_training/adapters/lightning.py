@@ -19,10 +19,10 @@ else:
 class SparseCallback(Carried, Callback):
     """Train sparsely under Lightning's `Trainer`.
 
-    The method is made when training begins (the sanity check before that meets the dense network), and steps after
-    each step of the optimizer, whatever `accumulate_grad_batches` is. Checkpoints hold its state: training goes on
-    from them bit for bit, and `trainer.test(ckpt_path=…)` tests their weights under their masks. After each update the
-    density goes to the trainer's loggers.
+    The method is made when `fit` has its optimizer, and steps after each step of that, whatever
+    `accumulate_grad_batches` is. Checkpoints hold its state: training goes on from them bit for bit, and
+    `trainer.test(ckpt_path=…)` tests their weights under their masks. After each update the density goes to the
+    trainer's loggers.
 
     Not covered: several optimizers, manual optimization that takes more than one step a batch, and sharded strategies.
 
@@ -46,7 +46,7 @@ class SparseCallback(Carried, Callback):
         self._loaded: dict[str, Any] | None = None
         self._taken = 0  # steps of the optimizer, as the trainer counts them
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the method, or go on from a checkpoint, or from where the last `fit` of the module ended.
 
         Raises:
@@ -54,12 +54,16 @@ class SparseCallback(Carried, Callback):
         """
         if len(trainer.optimizers) != 1:
             raise Invalid(f"the module has {len(trainer.optimizers)} optimizers; allowed with SparseCallback: 1")
-        state, self._loaded, self._taken = self._loaded, None, trainer.global_step
+        state, self._loaded = self._loaded, None
         if state is None and self.method and self.method.model is pl_module:
             state = self.method.state_dict()
         if state is None and trainer.ckpt_path:
             raise Invalid(f"{trainer.ckpt_path} has no state of sparse training: it was saved without SparseCallback")
         self.begin(pl_module, trainer.optimizers[0], trainer.estimated_stepping_batches, state)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count steps from here."""
+        self._taken = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

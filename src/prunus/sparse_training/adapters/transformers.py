@@ -4,6 +4,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ class SparseCallback(Carried, TrainerCallback):
     as one more file, with which training goes on bit for bit, and `load_best_model_at_end` brings the masks of the
     best checkpoint. The density is in the trainer's `state.log_history`.
 
-    Not covered: DeepSpeed, FSDP, and checkpoints of a hyperparameter search, which get no file.
+    Not covered: DeepSpeed; FSDP; checkpoints of a hyperparameter search, which get no file; going on from a checkpoint
+    of STR, since the trainer loads the optimizer before STR could join it.
 
     Args:
         make: the method's class, such as `prunus.RigL`, or any function that makes one of a model, an optimizer and
@@ -71,10 +73,14 @@ class SparseCallback(Carried, TrainerCallback):
         before = self.method
         if not state.global_step and before and before.model is model and before.steps:
             raise Invalid("this callback has trained this model: go on with a new one, start=callback.method.masks")
-        saved = read(self._folder(args, state)) if state.global_step else None
-        if saved:
-            self.load(model, saved)
+        if not state.global_step:
+            self.begin(model, optimizer, state.max_steps)
+            return
+        saved = read(self._folder(args, state))
+        moments = deepcopy(optimizer.state_dict())
+        self.load(model, saved)
         self.begin(model, optimizer, state.max_steps, saved)
+        optimizer.load_state_dict(moments)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -1,5 +1,6 @@
 """Cells of the studies of sparse training."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -104,10 +105,10 @@ def cells_of(study: Study[Any], data: Mapping[str, DataSet], make_cells: MakeCel
 
 
 def _check(cells: list[Cell], data: DataSet) -> None:
-    """Refuse what a method refuses of its network, before anything is trained."""
+    """Refuse what a method refuses of its network, before anything is trained: at its most weights and its fewest."""
     model = check_model(cells[0], data)
     initial = snapshot(model)
-    for cell in (cell for cell in cells if "method" in cell.identity):
+    for cell in _ends(cells):
         optimizer = make_optimizer(cell.recipe, model.parameters())
         try:
             make(cell.identity["method"], model, optimizer, derive(cell.seed, "masks")).remove()
@@ -115,3 +116,17 @@ def _check(cells: list[Cell], data: DataSet) -> None:
             raise Invalid(f"{cell.label}: {error}") from error
         release(model)
         model.load_state_dict(initial)
+
+
+def _ends(cells: Iterable[Cell]) -> Iterator[Cell]:
+    """Of each method with the same options, the cell of the greatest and that of the least density."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if "method" in cell.identity:
+            options = {**cell.identity["method"]["options"], "density": None, "total_steps": None}
+            groups.setdefault(json.dumps([cell.identity["method"]["name"], options]), []).append(cell)
+    for group in groups.values():
+        ordered = sorted(group, key=lambda cell: cell.identity["density"] or 0.0)
+        yield ordered[0]
+        if ordered[0].identity["density"] != ordered[-1].identity["density"]:
+            yield ordered[-1]

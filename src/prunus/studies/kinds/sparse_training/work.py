@@ -83,9 +83,9 @@ def begin(cell: Cell, data: DataSet, store: Store, watch: Watch | None = None) -
     narrow = "width" in cell.identity
     model = narrow_model(cell, data) if narrow else new_model(cell, data)
     lane = lane_of(cell, model, data, store, watch)
-    said = (
-        narrow_measures(cell, lane.model, data) if narrow else dict.fromkeys(("density", "inference", "training"), 1.0)
-    )
+    said: dict[str, float] = dict.fromkeys(("density", "inference", "training"), 1.0)
+    if narrow:
+        said = narrow_measures(cell, lane.model, data)
     # the trained weights are what is pruned
     return Work(cell, lane, layers=Masks.full(model).layers, measures=said, keep_trained=not narrow)
 
