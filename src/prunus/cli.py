@@ -114,7 +114,7 @@ def show(
 @app.command("list")
 def list_(
     what: Annotated[
-        str | None, typer.Argument(help="studies, models, data, criteria, supermasks, weights, …; default all.")
+        str | None, typer.Argument(help="studies, models, data, criteria, supermasks, sparse-training, …; default all.")
     ] = None,
     pattern: Annotated[str, typer.Argument(help="Only names that match this glob pattern.")] = "*",
 ) -> None:

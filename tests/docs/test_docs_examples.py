@@ -6,6 +6,9 @@ from pages import PAGES, ROOT, blocks, run_examples
 WITH_EXAMPLES = [p for p in PAGES if any(b.language == "python" for b in blocks(p.read_text(encoding="utf-8")))]
 
 
+# What Lightning warns of, itself or of a small example's loader.
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:The 'train_dataloader' does not have many workers:UserWarning")
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

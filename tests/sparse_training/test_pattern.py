@@ -135,6 +135,7 @@ def test_positions_are_those_of_the_groups(shape, axis, width):
 def test_of_equal_scores_the_first_are_on_top():
     scores = torch.tensor([[1.0, 3.0, 3.0, 3.0], [0.0, 0.0, 0.0, 0.0]])
     assert top_of_rows(scores, 2).tolist() == [[False, True, True, False], [True, True, False, False]]
+    assert top_of_rows(torch.zeros(2, 5000), 7).nonzero()[:, 1].tolist() == 2 * list(range(7))
     each = torch.tensor([3, 0])
     assert top_of_rows(scores, each).tolist() == [[False, True, True, True], [False] * 4]
 

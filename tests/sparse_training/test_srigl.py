@@ -114,7 +114,7 @@ def test_units_that_were_given_up_may_come_back():
     model = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Linear(3, 1, bias=False))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     schedule = {"total_steps": 9, "every": 1, "until": 1.0, "fraction": 0.4, "decay": "constant"}
-    srigl = SRigL(model, optimizer, 0.6, scope="uniform", **schedule)
+    srigl = SRigL(model, optimizer, 0.6, scope="uniform", gamma=0.0, **schedule)
     weight = model[0].weight
     assert (srigl.budgets["0.weight"], srigl.masks["0.weight"].sum(1).tolist()) == (7, [2, 2, 2])
 
@@ -127,7 +127,7 @@ def test_units_that_were_given_up_may_come_back():
 
     with torch.no_grad():
         weight.copy_(srigl.masks["0.weight"] * torch.tensor([[3.0], [2.0], [0.1]]))
-    # k = ⌊0.4 · 6⌋ = 2 weights are not kept, both of the third unit, which has no gradient either
+    # k = ⌊0.4 · 6⌋ = 2 weights are not kept, both of the third unit, which has no gradient either: none is salient
     assert update([[9.0, 8.0, 7.0, 6.0], [0.0] * 4, [0.0] * 4]) == [3, 3, 0]
     assert srigl.units["0.weight"] == 2
     assert update([[0.0] * 4, [0.0] * 4, [1.0, 2.0, 3.0, 4.0]]) == [2, 2, 2]

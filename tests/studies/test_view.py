@@ -10,7 +10,7 @@ from prunus.core.summary import Layer
 from prunus.studies.kinds import KINDS
 from prunus.studies.report import table, write_report
 from prunus.studies.report.curves import curves
-from prunus.studies.report.figure import caption, draw_panel
+from prunus.studies.report.figure import caption, draw, draw_panel
 from prunus.studies.report.style import arms, light
 from prunus.studies.report.view import Axis, Line, Metric, View
 from prunus.studies.results import CellResult, Results
@@ -143,3 +143,51 @@ def test_a_view_that_is_made_anew_each_time_will_do(monkeypatch, tmp_path):
     monkeypatch.setitem(KINDS._rows, "made-up", kind)
     found = Results("study", "A study", (cell(y=2.0),), 1, {}, "prunus run study", "made-up")
     assert write_report(found, tmp_path).png.is_file()
+
+
+def test_an_axis_of_curves_leaves_out_the_cells_of_lines(results):
+    view = replace(PLAIN, lines={"dense": "dense"})
+    cells = [cell(round_=1, y=1.0), cell(round_=2, y=2.0), cell("dense", round_=5, y=3.0)]
+    for alone, reaches in ((False, True), (True, False)):
+        each = replace(view, axis=replace(X, of_curves=alone))
+        found = results(each, *cells)
+        assert (panel(found, Y, each).get_xlim()[1] > 1e5) == reaches
+        assert [c.arm for c in curves(each, found, "net", Y)] == ["dense", "arm-0"]  # it stays in the tables
+
+
+def test_points_with_names_are_joined_name_by_name(results):
+    metric = replace(Y, values=lambda c: [(1, c.measures["y"], "a"), (10, 4, "a"), (2, 3, "b"), (20, 6, "b")])
+    view = replace(PLAIN, metrics=(metric,))
+    lines = panel(results(view, cell(y=1)), metric, view).get_lines()
+    drawn = {tuple(line.get_xdata()): line for line in lines if line.get_linestyle() != "None"}
+    assert set(drawn) == {(1, 10), (2, 20)}
+    apart = replace(metric, joined=False)
+    view = replace(PLAIN, metrics=(apart,))
+    assert all(line.get_linestyle() == "None" for line in panel(results(view, cell(y=1)), apart, view).get_lines())
+
+
+def test_a_range_is_printed_unless_a_metric_has_none(results):
+    (curve,) = curves(PLAIN, results(PLAIN, cell(y=1.0), cell(trial=1, y=3.0)), "net", Y)
+    assert Y.printed(curve.points[0]) == {"mean": "2.00", "range": "1.00–3.00"}
+    assert replace(Y, ranged=False).printed(curve.points[0]) == {"mean": "2.00", "range": ""}
+
+
+def test_dashes_of_a_look_are_in_the_figure_and_in_the_page(results, tmp_path):
+    own = arms({"arm-0": "whole", "arm-1": "dashed"})
+    own["arm-1"] = replace(own["arm-1"], look=replace(own["arm-1"].look, dashes=(4.0, 1.5)))
+    view = replace(PLAIN, arms=own)
+    found = results(view, *(cell(f"arm-{a}", round_=r, y=1.0 + r) for a in (0, 1) for r in (0, 1)))
+    (dashed,) = [line for line in panel(found, Y, view).get_lines() if line.is_dashed()]
+    assert dashed.get_gid().startswith("arm_arm-1")
+    page = write_report(found, tmp_path).html.read_text()
+    assert page.count('stroke-dasharray="4.0 1.5"') == 1
+
+
+def test_panels_that_are_more_than_stand_beside_each_other_begin_another_row(results):
+    view = replace(PLAIN, metrics=tuple(replace(Y, key=f"y{i}") for i in range(5)), beside=3)
+    figure = draw(results(view, cell(y=1.0), cell(round_=1, y=2.0)))
+    rows = [axes.get_subplotspec().rowspan.start for axes in figure.axes]
+    assert rows == [0, 0, 0, 1, 1, 1]
+    assert [axes.axison for axes in figure.axes] == [True] * 5 + [False]
+    whole = draw(results(replace(view, beside=0), cell(y=1.0), cell(round_=1, y=2.0)))
+    assert [axes.get_subplotspec().rowspan.start for axes in whole.axes] == [0] * 5

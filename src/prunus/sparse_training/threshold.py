@@ -143,11 +143,18 @@ class STR(Shadowed):
             self.optimizer.state.pop(sigma, None)
 
     def own_state(self) -> dict[str, Any]:
-        """σ of each layer, and the masks of the last record."""
+        """σ of each layer and what the optimizer remembers of it, and the masks of the last record."""
         recorded = Masks._made(self._recorded).packed()
+        remembered = {name: self.optimizer.state.get(sigma, {}) for name, sigma in self.sigmas.items()}
         return {
             **super().own_state(),
             **{f"recorded/{name}": packed for name, packed in recorded.items()},
+            **{
+                f"sigma-{entry}/{name}": value.clone()
+                for name, entries in remembered.items()
+                for entry, value in entries.items()
+                if isinstance(value, Tensor)
+            },
             "sigmas": {name: float(sigma.detach()) for name, sigma in self.sigmas.items()},
         }
 
@@ -157,6 +164,7 @@ class STR(Shadowed):
         self._recorded = dict(self.masks_in(state, "recorded"))
         for name, sigma in self.sigmas.items():
             sigma.fill_(state["sigmas"][name])
+            self._remember(name, sigma, state)
 
     def _unpacked(self, state: Mapping[str, Any]) -> Masks:
         masks = super()._unpacked(state)
@@ -164,6 +172,16 @@ class STR(Shadowed):
         if not isinstance(sigmas := state.get("sigmas"), Mapping) or sigmas.keys() != self.sigmas.keys():
             raise Invalid("the state has no sigmas of this model's layers")
         return masks
+
+    def _remember(self, name: str, sigma: nn.Parameter, state: Mapping[str, Any]) -> None:
+        """Give the optimizer what it remembered of σ: not all loops save that with the rest of its state."""
+        (group,) = (g for g in self.optimizer.param_groups if any(p is sigma for p in g["params"]))
+        for key, value in state.items():
+            kind, _, of = key.partition("/")
+            if kind.startswith("sigma-") and of == name:
+                entry = kind.removeprefix("sigma-")
+                on_device = entry != "step" or group.get("fused") or group.get("capturable")
+                self.optimizer.state[sigma][entry] = value.clone().to(sigma.device if on_device else "cpu")
 
     def _sigma(self, weight: nn.Parameter) -> Tensor:
         dtype = torch.promote_types(weight.dtype, torch.float32)

@@ -19,6 +19,7 @@ from prunus.core.schedules import SCHEDULES
 from prunus.data import DATASETS
 from prunus.models import MODELS
 from prunus.pruning.criteria import CRITERIA
+from prunus.sparse_training import METHODS as SPARSE_TRAINING
 from prunus.studies.cells import Cell
 from prunus.studies.duration import duration
 from prunus.studies.estimate import Estimate
@@ -60,6 +61,7 @@ CATALOGUE: Mapping[str, Mapping[str, Any]] = {
     "criteria": CRITERIA,
     "supermasks": METHODS,
     "weights": WEIGHTS,
+    "sparse-training": SPARSE_TRAINING,
     "mask-criteria": MASK_CRITERIA,
     "one-actions": ONE_ACTIONS,
     "zero-actions": ZERO_ACTIONS,

@@ -88,4 +88,6 @@ def _check_rescaling(model: nn.Module, options: Mapping[str, Any], recipe: Recip
             raise Invalid(f"{name!r} is no option; {nearest(name, known)}")
     check_count("steps", options.get("steps", 1))
     images = example_of(data).to("cpu").expand(2, *data.input_shape)
-    rescale_init(model, [(images, torch.tensor([0, 1]) % len(data.classes))], **{**rescaling(options, recipe), "steps": 1})
+    rescale_init(
+        model, [(images, torch.tensor([0, 1]) % len(data.classes))], **{**rescaling(options, recipe), "steps": 1}
+    )

@@ -62,7 +62,7 @@ class Switches(BaseModel):
 
     Attributes:
         soft_neurons: of `prunus.SoftNeurons`, but for the model and the length of training.
-        ghost_skips: of `prunus.GhostSkips`, but for these and the optimizer.
+        ghost_skips: of `prunus.GhostSkips`, but for these, the optimizer and the seed.
         label_smoothing: of `prunus.LabelSmoothing`.
         rescaled_init: of `prunus.rescale_init`, but for the model, batches and loss; its `optimizer` is by default that
             of the training.
@@ -74,6 +74,13 @@ class Switches(BaseModel):
     label_smoothing: dict[str, Any] = {}
     rescaled_init: dict[str, Any] = {}
 
+    @field_validator("ghost_skips")
+    @classmethod
+    def _seeded(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if "seed" in options:
+            raise Invalid("ghost_skips has seed; allowed: the other options, the study gives each trial its own")
+        return options
+
 
 class Setting(BaseSetting):
     """One network on one data set with masks of one kind: a row of the figure.
@@ -82,16 +89,16 @@ class Setting(BaseSetting):
         densities: the fractions of weights that masks keep.
         mask: which masks.
         switches: options of the parts, in every arm that has them.
-        recipes: more options, by arm.
-        arms: those of `recipes` that are trained beside plain training; null is all.
+        recipes: options by arm, which win over these.
+        arms: what is trained beside plain training.
     """
 
     train: TrainConfig = TrainConfig()  # type: ignore[valid-type]
     densities: tuple[Density, ...] = (0.05, 0.02)
     mask: MaskConfig = MaskConfig()
     switches: Switches = Switches()
-    recipes: dict[str, Switches] = Field(dict.fromkeys(PARTS_OF, Switches()))
-    arms: tuple[str, ...] | None = None
+    recipes: dict[str, Switches] = Field({})
+    arms: tuple[str, ...] = tuple(PARTS_OF)
 
     @field_validator("densities")
     @classmethod
@@ -102,28 +109,31 @@ class Setting(BaseSetting):
 
     @field_validator("recipes")
     @classmethod
-    def _arms(cls, recipes: dict[str, Switches]) -> dict[str, Switches]:
+    def _of_arms(cls, recipes: dict[str, Switches]) -> dict[str, Switches]:
         for arm, switches in recipes.items():
             if arm not in PARTS_OF:
-                raise Invalid(f"{arm!r} is no part of the recipe; {nearest(arm, PARTS_OF)}")
+                raise Invalid(f"{arm!r} is no arm; {nearest(arm, PARTS_OF)}")
             for part, options in switches:
                 if options and part not in PARTS_OF[arm]:
-                    raise Invalid(f"recipes.{arm} has {part}, which this arm is without; {nearest(part, PARTS_OF[arm])}")
+                    raise Invalid(f"{arm} has {part}; {nearest(part, PARTS_OF[arm])}")
         return recipes
+
+    @field_validator("arms")
+    @classmethod
+    def _known(cls, arms: tuple[str, ...]) -> tuple[str, ...]:
+        for arm in arms:
+            if arm not in PARTS_OF:
+                raise Invalid(f"arms has {arm!r}; {nearest(arm, PARTS_OF)}")
+        if not arms or len(set(arms)) < len(arms):
+            raise Invalid(f"arms is {list(arms)}; allowed: at least one, and each once")
+        return arms
 
     @model_validator(mode="after")
     def _resolved(self) -> Self:
-        chosen = tuple(self.recipes) if self.arms is None else self.arms
-        for arm in chosen:
-            if arm not in self.recipes:
-                raise Invalid(f"arms has {arm!r}; {nearest(arm, self.recipes)}")
-        if len(set(chosen)) < len(chosen):
-            raise Invalid(f"arms is {list(chosen)}; allowed: each once")
-        # said in full, so that a stored study does not get arms of its preset back
-        return self.model_copy(update={"recipes": {arm: self._of(arm) for arm in chosen}, "arms": chosen})
+        return self.model_copy(update={"recipes": {arm: self._of(arm) for arm in self.arms}})
 
     def _of(self, arm: str) -> Switches:
-        shared, own = dict(self.switches), dict(self.recipes[arm])
+        shared, own = dict(self.switches), dict(self.recipes.get(arm, Switches()))
         return Switches(**{part: {**shared[part], **own[part]} for part in PARTS_OF[arm]})
 
 

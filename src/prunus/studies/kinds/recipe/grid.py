@@ -79,6 +79,4 @@ class _Trial:
         identity = {**self._shared, "arm": arm, **own}
         said = f"density {density:g}"
         kind = self._shared["study"]
-        return Cell(
-            self._name, self._number, place, arm, self._setting, identity, start, parent, kind, said, density
-        )
+        return Cell(self._name, self._number, place, arm, self._setting, identity, start, parent, kind, said, density)

@@ -60,8 +60,9 @@ class Make:
         Raises:
             Invalid: if an option is not one of the method, or not of its type.
         """
-        config = self.setting.methods[arm]
-        recipe = stretched(config.recipe(self.setting.train).resolved(self._examples), length)
+        config, dense = self.setting.methods[arm], self.dense_recipe
+        own_recipe = config.recipe(self.setting.train).resolved(self._examples)
+        recipe = stretched(own_recipe, length)
         method, given = config.method_of(arm), config.options_of(arm, self.setting.options)
         try:
             options = resolved(method, given, int(recipe.iterations), self._examples // recipe.batch)
@@ -69,6 +70,8 @@ class Make:
             raise Invalid(f"methods.{arm}.options: {error}") from error
         options |= {} if density is None else {"density": density}
         own = {"method": {"name": method, "options": options}, "density": density, "length": length}
+        if (own_recipe.iterations, own_recipe.batch) != (dense.iterations, dense.batch):
+            own["beside"] = [dense.iterations, dense.batch]
         said = "at a density of its own" if density is None else f"density {density:g}"
         return self.cell(named(arm, length), place, said, {**own, **trained_on(recipe), **more})
 

@@ -23,7 +23,7 @@ from prunus.studies.kinds.sparse_training.options import make
 from prunus.studies.store import Store
 from prunus.studies.work import GivenUp, Work, new_model
 from prunus.tickets import Ticket
-from prunus.training import Lane, Recipe
+from prunus.training import Lane
 from prunus.training.lane import Watch
 
 
@@ -131,8 +131,9 @@ def ticket_of(cell: Cell, masks: Masks) -> Ticket:
 def measured(method: SparseTraining, model: nn.Module, cell: Cell, data: DataSet) -> dict[str, Any]:
     """Density, and FLOPs beside those of the dense network and of its training."""
     found = flops(method, costs(model, inputs=example_of(data)))
-    dense = Recipe(**cell.setting.train.__dict__).resolved(len(data.train))
-    seen = method.steps * cell.recipe.batch / (int(dense.iterations) * dense.batch)
+    own = [int(cell.recipe.iterations) // cell.identity["length"], cell.recipe.batch]
+    iterations, batch = cell.identity.get("beside", own)  # of the dense network's training
+    seen = method.steps * cell.recipe.batch / (iterations * batch)
     return {
         "density": method.masks.density,
         "inference": found.inference_share,
