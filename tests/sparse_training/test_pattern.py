@@ -136,8 +136,16 @@ def test_of_equal_scores_the_first_are_on_top():
     scores = torch.tensor([[1.0, 3.0, 3.0, 3.0], [0.0, 0.0, 0.0, 0.0]])
     assert top_of_rows(scores, 2).tolist() == [[False, True, True, False], [True, True, False, False]]
     assert top_of_rows(torch.zeros(2, 5000), 7).nonzero()[:, 1].tolist() == 2 * list(range(7))
-    each = torch.tensor([3, 0])
-    assert top_of_rows(scores, each).tolist() == [[False, True, True, True], [False] * 4]
+
+
+@pytest.mark.parametrize("each", [0, 1, 3, 8, 9])
+@pytest.mark.parametrize("values", [2, 5, 1000])
+def test_the_top_of_each_row_is_that_of_a_stable_sort(each, values):
+    scores = torch.randint(values, (40, 9), generator=torch.Generator().manual_seed(values)).float()
+    expected = torch.zeros(40, 9, dtype=torch.bool)
+    for row, kept in zip(scores.tolist(), expected, strict=True):
+        kept[sorted(range(9), key=lambda i: -row[i])[:each]] = True
+    assert torch.equal(top_of_rows(scores, each), expected)
 
 
 def test_names_of_patterns():

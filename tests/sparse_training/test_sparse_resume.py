@@ -47,15 +47,16 @@ def test_it_goes_on_bit_for_bit_whatever_is_loaded_first(name, stop, order):
         assert all(torch.equal(a, b) for a, b in zip(moments_of(optimizer, own), moments_of(used, other), strict=True))
 
 
-def test_weights_that_were_masked_away_before_are_noticed():
-    saved = states(*trained("rigl", steps=7))
+@pytest.mark.parametrize(("name", "called"), [("static", "Static"), ("set", "SET"), ("rigl", "RigL")])
+def test_weights_that_were_masked_away_before_are_noticed(name, called):
+    saved = states(*trained(name, steps=7))
     model = build(MLP, seed=9)
     model.load_state_dict(saved["model"])
     optimizer = OPTIMIZERS["momentum"](model.parameters())
-    method = made("rigl", model, optimizer, seed=4)  # random masks: most of what was loaded is gone
+    method = made(name, model, optimizer, seed=4)  # random masks: most of what was loaded is gone
     method.load_state_dict(saved["method"])
     losses(model, 7).backward()
-    with pytest.raises(Invalid, match="load the model's state_dict after making RigL"):
+    with pytest.raises(Invalid, match=f"load the model's state_dict after making {called}"):
         optimizer.step()
 
 

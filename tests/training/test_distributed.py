@@ -18,6 +18,7 @@ from prunus.core.masks import Masks
 from prunus.core.seeds import generator
 from prunus.data import load
 from prunus.models import build
+from prunus.sparse_training.tost import ToST
 from prunus.training import Lane, Recipe, Stack
 from prunus.training.engines import SingleEngine
 from prunus.training.engines.distributed import DistributedEngine
@@ -32,6 +33,7 @@ DIGITS = load("digits")
 RECIPE = Recipe(iterations=105, batch=51, evaluate_every=35)
 SGD = replace(RECIPE, optimizer="sgd", lr=0.05, momentum=0.9, weight_decay=1e-3, schedule="cosine", warmup=10)
 HALF = replace(SGD, iterations=45, evaluate_every=15, precision="bfloat16")
+SEVEN = replace(SGD, iterations=45, evaluate_every=15, batch=7)
 SHORT = replace(RECIPE, iterations=45, evaluate_every=15)
 #: How far weights, and losses relative to themselves, may differ, where the order of sums changes next to nothing.
 ROUNDING = 1e-5
@@ -132,6 +134,12 @@ def shrinking(drop=None):
     return Lane(model, DIGITS, SHORT, seed=3, method=lambda model, optimizer: Shrink(model, optimizer, drop))
 
 
+def recipe_of(model, optimizer):
+    """Smoothed targets, soft neurons and shortcuts, for a third of the training."""
+    switches = {"until": 1 / 3}
+    return ToST(model, optimizer, 45, soft_neurons=switches, ghost_skips=switches, label_smoothing=switches)
+
+
 class OtherNorm(nn.BatchNorm2d):
     pass
 
@@ -200,6 +208,9 @@ def in_each_process(rank, folder):
     found["bfloat16"] = left(train(stack(processes), lane(normed, HALF)))
 
     found["method"] = left(train(stack(processes), shrinking()))
+    found["loss"] = left(train(stack(processes), lane(normed, SEVEN, method=recipe_of)))
+    early = train(stack(processes), lane(recipe=SHORT, stop=10, method=recipe_of))
+    found["finished"] = [type(module) for module in early.model.modules()] == [type(m) for m in network().modules()]
     apart = shrinking(lambda: rank)
     found["apart"] = refusal(lambda: train(stack(processes), apart))
     found["few rows"] = refusal(lambda: train(stack(processes), lane(recipe=replace(RECIPE, batch=1))))
@@ -350,6 +361,19 @@ def test_a_method_is_the_same_in_each_process_or_refused(found):
     assert torch.equal(state["fc1.weight"] == 0, one.model.fc1.weight == 0)
     for each in found:
         assert each["apart"].startswith("the processes hold different weights at iteration 15; allowed: ")
+
+
+def test_the_loss_of_a_method_is_the_mean_over_the_total_batch(found):
+    """Of 7 rows, one process has 4 and the other 3."""
+    one = train(Stack(cores=1, engine=SingleEngine(1)), lane(normed, SEVEN, method=recipe_of))
+    (history, state, masked), (_, other, _) = (each["loss"] for each in found)
+    assert same(state, other)
+    assert masked
+    assert as_good_as_equal((history, state), left(one)[:2])
+
+
+def test_a_method_is_finished_when_its_lane_leaves(found):
+    assert all(each["finished"] for each in found)
 
 
 def test_what_cannot_be_shared_is_refused(found):

@@ -15,6 +15,7 @@ from prunus.kernels import available
 from prunus.models import build
 from prunus.training import Checkpointing, Lane, Recipe, Stack, train, train_together
 from prunus.training.engines import KernelEngine, SingleEngine, engine_for
+from prunus.training.evaluate import evaluate
 
 DIGITS = load("digits")
 UNIT = DIGITS.in_unit_range()
@@ -247,6 +248,46 @@ def test_a_method_steps_after_the_optimizer_and_is_part_of_a_checkpoint(tmp_path
     resumed = network(0)
     assert train(resumed, DIGITS, RECIPE, method=Counting, checkpointing=checkpointing) == expected
     assert states_equal(resumed, whole)
+
+
+class Smooth:
+    """A method that has other activations in the network until it is finished."""
+
+    def __init__(self, model, optimizer):
+        self.model, self.finished = model, 0
+        self.model[2], self.sharp = nn.Softplus(), self.model[2]
+
+    def step(self):
+        assert not self.finished
+
+    def finish(self):
+        self.finished += 1
+        self.model[2] = self.sharp
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state_dict):
+        pass
+
+
+@pytest.mark.parametrize("how", ["whole", "stopped", "diverged"])
+def test_a_method_is_finished_when_its_lane_leaves_and_evaluated_before(how):
+    made, plain = [], network(0)
+    recipe = replace(RECIPE, optimizer="sgd", lr=1e18) if how == "diverged" else RECIPE
+
+    def smooth(model, optimizer):
+        made.append(Smooth(model, optimizer))
+        return made[0]
+
+    model = network(0)
+    history = train(model, UNIT, recipe, stop=20 if how == "stopped" else None, method=smooth)
+    assert history.final.iteration == {"whole": 40, "stopped": 20, "diverged": 10}[how]
+    assert [one.finished for one in made] == [1]
+    assert [type(module) for module in model.modules()] == [type(module) for module in plain.modules()]
+    if how != "diverged":
+        model[2] = nn.Softplus()
+        assert evaluate(model, UNIT, UNIT.test) == (history.evaluations[-1].test_loss, history.final.test_accuracy)
 
 
 def test_a_damaged_checkpoint_is_named_when_its_lane_joins(tmp_path):

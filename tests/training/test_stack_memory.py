@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from prunus.core.masks import Masks
 from prunus.core.seeds import generator
 from prunus.data import load
 from prunus.models import build
+from prunus.sparse_training.tost import ToST
 from prunus.training import Lane, Recipe, Stack
 from prunus.training.engines import BatchedEngine, SingleEngine
 
@@ -48,14 +50,14 @@ def _fresh():
     Small.most, Small.largest, Small.made = 2, 0, 0
 
 
-def lanes(count, folder=None):
+def lanes(count, folder=None, method=None):
     recipe = Recipe(iterations=40, batch=50, evaluate_every=10)
     made = []
     for seed in range(count):
         model = build("lenet-300-100", DIGITS.input_shape, 10, width=0.1, generator=generator(seed, "initialisation"))
         masks = Masks.random(model, 0.5, generator=generator(seed, "masks"))
         checkpoint = folder / f"{seed}" if folder else None
-        made.append(Lane(model, DIGITS, recipe, masks, seed, checkpoint=checkpoint))
+        made.append(Lane(model, DIGITS, recipe, masks, seed, checkpoint=checkpoint, method=method))
     return made
 
 
@@ -133,10 +135,13 @@ class InPlace(SingleEngine):
         return InPlace(self._cores)
 
 
-def test_models_that_were_trained_in_place_begin_again_with_what_they_joined_with():
+@pytest.mark.parametrize("method", [None, partial(ToST, total_steps=40, ghost_skips={"until": 0.8})])
+def test_models_that_were_trained_in_place_begin_again_with_what_they_joined_with(method):
+    """Also those that a method had changed when memory ran out."""
     torch.set_num_threads(1)
-    expected = train(SingleEngine(1), lanes(4))
-    found = train(InPlace(1), lanes(4))
+    InPlace.failed = False
+    expected = train(SingleEngine(1), lanes(4, method=method))
+    found = train(InPlace(1), lanes(4, method=method))
     assert InPlace.failed
     for (history, weights), (reference, theirs) in zip(found, expected, strict=True):
         assert history == reference

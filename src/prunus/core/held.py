@@ -45,9 +45,10 @@ class Bits:
 
     def lay_out(self, mask: Tensor, parameter: Tensor) -> None:
         """Take `mask` (its shape is the parameter's), in the parameter's memory format."""
-        like = torch.empty_like(parameter, device=mask.device if parameter.is_meta else parameter.device)
+        device = mask.device if parameter.is_meta else parameter.device
+        like = torch.empty_like(parameter, dtype=_INTEGERS[parameter.element_size()], device=device)
         self._stride = parameter.stride()
-        self._bits = like.copy_(mask).neg_().to(_INTEGERS[like.element_size()])  # −1 has all bits set
+        self._bits = like.copy_(mask).neg_()  # −1 has all bits set
 
     def put(self, positions: Tensor, kept: bool) -> None:
         """Keep, or drop, the weights at row-major positions, int64 on the weights' device."""

@@ -84,7 +84,7 @@ class SparseTraining:
     updates: list[Update] = field(init=False, repr=False, default_factory=list)
     latest: dict[str, Change] = field(init=False, repr=False, default_factory=dict)
 
-    _hook: RemovableHandle | None = field(init=False, repr=False, default=None)
+    _hook: RemovableHandle = field(init=False, repr=False)
     _saved_active: int | None = field(init=False, repr=False, default=None)  # weights other than 0 in a loaded state
 
     def __post_init__(self) -> None:
@@ -97,8 +97,7 @@ class SparseTraining:
         apply(self.model, masks)
         self.started = {layer.name: layer.kept for layer in masks.layers}
         self.layers = {n: SparseLayer(n, every[id(w)], axes[n], self.started[n]) for n, w in weights.items()}
-        if type(self).gradients_ready is not SparseTraining.gradients_ready:
-            self._hook = before_steps(self.optimizer, self._ready)
+        self._hook = before_steps(self.optimizer, self._ready)
         self.begin()
         self.forget()
 
@@ -179,8 +178,7 @@ class SparseTraining:
 
     def remove(self) -> None:
         """Take the hook off the optimizer. The masks stay, and change no more; `prunus.release` takes them away."""
-        if self._hook:
-            self._hook.remove()
+        self._hook.remove()
         for layer in self.layers.values():
             for held in (layer.held, *layer.copies):
                 held.moving = held.keep.dense = False

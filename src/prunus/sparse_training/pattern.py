@@ -149,14 +149,18 @@ def positions_of(shape: torch.Size, axis: int, width: int, device: torch.device)
     return grouped(torch.arange(shape.numel(), device=device).view(shape), axis, width)
 
 
-def top_of_rows(scores: Tensor, each: int | Tensor) -> Tensor:
+def top_of_rows(scores: Tensor, each: int) -> Tensor:
     """A bool tensor: the `each` largest scores of each row; of equal ones the first.
 
     Args:
-        scores: [rows, width].
-        each: how many, of every row, or of each, int64 [rows].
+        scores: [rows, width], without NaN.
+        each: how many, from 0 to the width.
     """
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = torch.arange(scores.shape[1], device=scores.device)
-    wanted = rank < (each[:, None] if isinstance(each, Tensor) else torch.tensor(each, device=scores.device))
-    return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order, wanted.expand_as(scores))
+    if each in (0, scores.shape[1]):
+        return torch.full_like(scores, bool(each), dtype=torch.bool)
+    last = scores.topk(each, 1).values[:, -1:]
+    above, ties = scores > last, scores == last
+    lacking = each - above.sum(1, keepdim=True)
+    if bool((ties.sum(1, keepdim=True) > lacking).any()):  # rarely, and counting along rows is slow
+        ties &= ties.cumsum(1) <= lacking
+    return above | ties

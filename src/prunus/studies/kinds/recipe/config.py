@@ -2,13 +2,13 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
 from prunus.core.allocation import ALLOCATIONS
 from prunus.core.errors import Invalid, nearest
 from prunus.pruning import CRITERIA
 from prunus.studies.config import STRICT, AtLeastOne, BaseSetting, Study, TrainConfig
-from prunus.studies.kinds.recipe.arms import PARTS_OF
+from prunus.studies.kinds.recipe.arms import PARTS, PARTS_OF
 
 Density = Annotated[float, Field(gt=0, lt=1)]
 
@@ -61,11 +61,11 @@ class Switches(BaseModel):
     """The options of each part of the recipe.
 
     Attributes:
-        soft_neurons: of `prunus.SoftNeurons`, but for the model and the length of training.
-        ghost_skips: of `prunus.GhostSkips`, but for these, the optimizer and the seed.
-        label_smoothing: of `prunus.LabelSmoothing`.
-        rescaled_init: of `prunus.rescale_init`, but for the model, batches and loss; its `optimizer` is by default that
-            of the training.
+        soft_neurons: of `prunus.sparse_training.SoftNeurons`, but for the model and the length of training.
+        ghost_skips: of `prunus.sparse_training.GhostSkips`, but for these, the optimizer and the seed.
+        label_smoothing: of `prunus.sparse_training.LabelSmoothing`, but for the length of training.
+        rescaled_init: of `prunus.sparse_training.rescale_init`, but for the model, batches and loss; its `optimizer` is
+            by default that of the training.
     """
 
     model_config = STRICT
@@ -74,11 +74,12 @@ class Switches(BaseModel):
     label_smoothing: dict[str, Any] = {}
     rescaled_init: dict[str, Any] = {}
 
-    @field_validator("ghost_skips")
+    @field_validator(*PARTS)
     @classmethod
-    def _seeded(cls, options: dict[str, Any]) -> dict[str, Any]:
-        if "seed" in options:
-            raise Invalid("ghost_skips has seed; allowed: the other options, the study gives each trial its own")
+    def _known(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        for name in options:
+            if name not in PARTS[str(info.field_name)]:
+                raise Invalid(f"{name!r} is no option; {nearest(name, PARTS[str(info.field_name)])}")
         return options
 
 
@@ -130,11 +131,12 @@ class Setting(BaseSetting):
 
     @model_validator(mode="after")
     def _resolved(self) -> Self:
+        # said in full, so that a stored study does not get options of its preset back
         return self.model_copy(update={"recipes": {arm: self._of(arm) for arm in self.arms}})
 
     def _of(self, arm: str) -> Switches:
         shared, own = dict(self.switches), dict(self.recipes.get(arm, Switches()))
-        return Switches(**{part: {**shared[part], **own[part]} for part in PARTS_OF[arm]})
+        return Switches(**{part: {**PARTS[part], **shared[part], **own[part]} for part in PARTS_OF[arm]})
 
 
 class RecipeStudy(Study[Setting]):

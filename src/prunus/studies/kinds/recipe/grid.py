@@ -10,7 +10,7 @@ from typing import Any
 
 from prunus.data import DataSet
 from prunus.studies.cells import START, Cell, shared_identity, trained_on
-from prunus.studies.kinds.recipe.arms import PARTS_OF, PLAIN
+from prunus.studies.kinds.recipe.arms import PARTS, PARTS_OF, PLAIN
 from prunus.studies.kinds.recipe.config import TICKET, RecipeStudy
 from prunus.training import Recipe
 
@@ -62,10 +62,15 @@ class _Trial:
         return self._cell(START, place, density, own, start)
 
     def _trained(self, arm: str, place: int, density: float, mask: Cell, plain: Cell | None) -> Cell:
-        switches = {} if plain is None else {part: dict(self._setting.recipes[arm])[part] for part in PARTS_OF[arm]}
+        switches = {} if plain is None else {part: self._said(arm, part) for part in PARTS_OF[arm]}
         parents = {"start": mask.key, **({} if plain is None else {"plain": plain.key})}
         own = {"density": density, "switches": switches, **parents, **self._training}
         return self._cell(arm, place, density, own, mask.key, plain.key if plain else None)
+
+    def _said(self, arm: str, part: str) -> dict[str, Any]:
+        """The options that are not the defaults."""
+        options = dict(self._setting.recipes[arm])[part]
+        return {name: value for name, value in options.items() if value != PARTS[part][name]}
 
     def _cell(
         self,

@@ -37,7 +37,7 @@ def begin(cell: Cell, data: DataSet, store: Store, watch: Watch | None = None) -
         lane = _lane(cell, model, data, store, watch)
         return Work(cell, lane, layers=Masks.full(model).layers, measures={"density": 1.0}, keep_trained=True)
     assert cell.start is not None
-    masks = store.ticket(cell.start).masks
+    masks = store.ticket(cell.start).masks.to(data.train.images.device)
     if "rescaled_init" in cell.identity["switches"]:
         _rescale(cell, model, masks, data)
     lane = _lane(cell, model, data, store, watch, masks=masks, method=method_of(cell))
@@ -57,7 +57,7 @@ def method_of(cell: Cell) -> MakeMethod | None:
 
 def rescaling(options: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     """The options of `rescale_init` before a training."""
-    return {"optimizer": "sgd" if recipe.optimizer == "sgd" else "adam", **options}
+    return {**options, "optimizer": options.get("optimizer") or ("sgd" if recipe.optimizer == "sgd" else "adam")}
 
 
 def stand_in(cell: Cell, data: DataSet) -> nn.Module:
@@ -102,7 +102,7 @@ def _mask(cell: Cell, model: nn.Module, data: DataSet, store: Store) -> Work:
 
 def _rescale(cell: Cell, model: nn.Module, masks: Masks, data: DataSet) -> None:
     options = rescaling(cell.identity["switches"]["rescaled_init"], cell.recipe)
-    handle = apply(model, masks.to(data.train.images.device))
+    handle = apply(model, masks)
     try:
         rescale_init(model, Batches(cell, data), **options)
     except Invalid as error:

@@ -27,8 +27,8 @@ SPARSE_TRAINING = Kind(
     config=SparseTrainingStudy,
     presets={
         "quick": "LeNet-300-100 on digits, in seconds",
-        "mnist": "LeNet-300-100 on MNIST at 20 to 1 %; an hour",
-        "cifar": "a narrow Conv-4 on CIFAR-10 at 20 to 5 %",
+        "mnist": "LeNet-300-100 on MNIST at 8 to 1 %, all methods; hours",
+        "cifar": "a narrow VGG-11 on 20,000 images of CIFAR-10 at 10 and 5 %; an hour",
         "paper": "WRN-22-2 and ResNet-18 on CIFAR-10; for a GPU",
     },
     expand=expand,

@@ -28,8 +28,8 @@ TOPOLOGY = Kind(
     config=TopologyStudy,
     presets={
         "quick": "LeNet-300-100 on digits, in seconds",
-        "mnist": "LeNet-300-100 on MNIST at 5 and 1 %, all methods; half an hour",
-        "cifar": "a narrow Conv-4 on 20,000 images of CIFAR-10; an hour",
+        "mnist": "LeNet-300-100 on MNIST at 5 and 1 %, eight methods; an hour",
+        "cifar": "a narrow VGG-11 on 20,000 images of CIFAR-10; an hour",
     },
     expand=expand,
     begin=begin,
