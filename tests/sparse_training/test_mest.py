@@ -120,21 +120,20 @@ def test_the_gradient_counts_without_the_scale_of_the_loss_and_cleared_ones_too(
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_where_the_step_was_skipped_magnitude_alone_counts(fused):
-    masks = []
-    for factor in (0.0, 10.0):
-        model = build(MLP)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=fused)
-        mest = made("mest", model, optimizer, gradient_weight=factor)
-        scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
-        for step in range(1, 2 * EVERY + 1):
-            optimizer.zero_grad()
-            scaler.scale(losses(model, step) * (inf if step == 2 * EVERY else 1)).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            mest.step()
-        masks.append(mest.masks)
-    assert masks[0] == masks[1]
+def test_an_update_waits_for_a_step_that_is_taken(fused):
+    model = build(MLP)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=fused)
+    mest = made("mest", model, optimizer, gradient_weight=10.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    for step in range(1, 2 * EVERY + 2):
+        optimizer.zero_grad()
+        scaler.scale(losses(model, step) * (inf if step == 2 * EVERY else 1)).backward()
+        before = mest.masks
+        scaler.step(optimizer)
+        scaler.update()
+        mest.step()
+        assert (mest.masks == before) == (step not in (EVERY, 2 * EVERY + 1))
+    assert [update.step for update in mest.updates] == [EVERY, 2 * EVERY]
 
 
 def test_given_masks_are_the_density():

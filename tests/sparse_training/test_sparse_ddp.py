@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from training import made, same_tensors
 
 from prunus.sparse_training import METHODS
 from toy import MLP, batch, build, two_ranks
+from training import made, same_tensors
 
 #: As the issue of the day asks: masks and weights identical after so many steps.
 STEPS, EVERY = 200, 10

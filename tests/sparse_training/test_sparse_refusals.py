@@ -3,13 +3,13 @@
 import pytest
 import torch
 from torch import nn
-from training import made, take_step
 
 from prunus.core.apply import apply, masks_of, release
 from prunus.core.errors import Invalid
 from prunus.core.masks import Masks
 from prunus.sparse_training import METHODS, SET, RigL, Static
 from toy import MLP, ConvNet, build
+from training import made, take_step
 
 EVERY_METHOD = list(METHODS)
 
@@ -57,8 +57,7 @@ def test_an_update_after_the_masks_were_taken_away(instead):
     take_step(model, optimizer, method, 0)
     instead(model)
     with pytest.raises(Invalid, match=r"the mask of 0\.weight was taken away or replaced"):
-        for step in (1, 2):
-            take_step(model, optimizer, method, step)
+        take_step(model, optimizer, method, 1)
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ from math import cos, floor, pi
 import pytest
 import torch
 from torch import nn
-from training import OPTIMIZERS, losses, moments_of, take_step
 
 from prunus.core.seeds import generator
 from prunus.sparse_training import SET, RigL
 from prunus.sparse_training.layer import random_positions
 from toy import MLP, ConvNet, batch, build
+from training import OPTIMIZERS, losses, moments_of, take_step
 
 EVERY, TOTAL = 4, 40
 
@@ -82,7 +82,8 @@ def test_a_weight_that_goes_and_comes_at_once_keeps_its_value_and_moments():
     rigl.step()
     smallest = min(mask.nonzero().squeeze(1).tolist(), key=lambda i: weight[0, i].abs().item())
     value, momentum = weight[0, smallest].item(), optimizer.state[weight]["momentum_buffer"][0, smallest].item()
-    assert value and momentum
+    assert value
+    assert momentum
     x = torch.zeros(1, 4)
     x[0, smallest] = 1.0  # only there is a gradient
     optimizer.zero_grad()

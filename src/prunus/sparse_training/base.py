@@ -50,7 +50,7 @@ class SparseTraining:
             distributed training make the same ones.
 
     Attributes:
-        steps: how often `step()` was called.
+        steps: how many steps the optimizer has taken.
         started: how many weights each layer had active at the beginning, by name.
         updates: a record of each change of the topology.
         latest: which weights the last one dropped and grew, by name.
@@ -85,6 +85,7 @@ class SparseTraining:
     latest: dict[str, Change] = field(init=False, repr=False, default_factory=dict)
 
     _hook: RemovableHandle = field(init=False, repr=False)
+    _taken: bool = field(init=False, repr=False, default=False)  # whether the optimizer has taken a step since `step()`
     _saved_active: int | None = field(init=False, repr=False, default=None)  # weights other than 0 in a loaded state
 
     def __post_init__(self) -> None:
@@ -140,11 +141,17 @@ class SparseTraining:
     def step(self) -> None:
         """To be called after each `optimizer.step()`.
 
+        A step that the optimizer did not take, because a GradScaler skipped it or accelerate accumulates gradients,
+        does not count, and nothing is done.
+
         Raises:
             Invalid: if no weight has had a gradient yet, or a weight was replaced.
         """
         if not any(layer.held.keep.met for layer in self.layers.values()):
             raise Invalid("step() came before any gradient: call loss.backward() and optimizer.step() first")
+        if not self._taken:
+            return
+        self._taken = False
         self.steps += 1
         self.stepped()
         for layer in self.layers.values():
@@ -268,6 +275,7 @@ class SparseTraining:
             raise Invalid(f"optimizer is LBFGS; allowed with {called}: one that takes one gradient a step")
 
     def _ready(self) -> None:
+        self._taken = True
         with torch.no_grad():
             self._check_loaded()
             self.gradients_ready()

@@ -6,10 +6,10 @@ science", 2018, Nature Communications, in the form of Evci et al., "Rigging the 
 inactive (the just dropped among them) are grown.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from math import floor
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -109,7 +109,7 @@ class ByGradient(Dynamic):
 
     dense_gradients: ClassVar[Literal["never", "updates", "always"]] = "updates"
 
-    _owed: bool = field(init=False, repr=False, default=False)
+    _due_now: bool = field(init=False, repr=False, default=False)
 
     def begin(self) -> None:
         """Let all gradients through if the first step is an update."""
@@ -121,7 +121,7 @@ class ByGradient(Dynamic):
 
     def gradients_ready(self) -> None:
         """Update in place of this step, if that is due."""
-        if not self._owed:
+        if not self._due_now:
             return
         self._let_through(False)
         self.update(self.steps + 1)
@@ -152,19 +152,10 @@ class ByGradient(Dynamic):
         gradient = layer.weight.grad
         return (gradient.to_dense() if gradient.is_sparse else gradient).reshape(-1)
 
-    def own_state(self) -> dict[str, Any]:
-        """Whether an update is overdue, because its step was skipped."""
-        return {"owed": self._owed}
-
-    def load_own_state(self, state: Mapping[str, Any]) -> None:
-        """The inverse."""
-        self._owed = bool(state["owed"])
-
     def _look_ahead(self) -> None:
-        following = self.steps + 1
-        self._let_through(self.due(following) or (self._owed and following < self.schedule.end))
+        self._let_through(self.due(self.steps + 1))
 
     def _let_through(self, dense: bool) -> None:
-        self._owed = dense
+        self._due_now = dense
         for layer in self.layers.values():
             layer.held.keep.dense = dense

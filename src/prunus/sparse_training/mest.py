@@ -30,8 +30,7 @@ class MEST(Dynamic):
 
     Args:
         fraction: p at first, of the weights of the density, in [0, 1]. Default: 0.5.
-        gradient_weight: λ, at least 0. The gradient is that of the step before the update; where a GradScaler skipped
-            that step, |θ| alone counts.
+        gradient_weight: λ, at least 0. The gradient is that of the step before the update.
 
     The other arguments are those of `Dynamic` and `SparseTraining`, without `pattern`.
     """

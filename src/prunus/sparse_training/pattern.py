@@ -69,7 +69,7 @@ class NM:
 
     @property
     def density(self) -> float:
-        """n / m."""
+        """N / m."""
         return self.n / self.m
 
     def width(self, name: str, weight: Tensor, axis: int) -> int:

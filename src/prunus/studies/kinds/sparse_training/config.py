@@ -9,6 +9,7 @@ from prunus.core.errors import Invalid, nearest
 from prunus.sparse_training import METHODS
 from prunus.studies.config import STRICT, BaseSetting, TrainConfig
 from prunus.studies.explain import explain
+from prunus.studies.kinds.chosen import chosen
 from prunus.studies.kinds.sparse_training.arms import LONGEST, METHOD_OF, OPTIONS_OF, PLAIN, words
 from prunus.studies.kinds.sparse_training.options import options_of
 from prunus.training import Recipe
@@ -129,21 +130,11 @@ class SparseSetting(BaseSetting):
 
     @model_validator(mode="after")
     def _trainings(self) -> Self:
-        chosen = self._chosen()
-        for arm, config in chosen.items():
+        configs = chosen(self.methods, self.arms)
+        for arm, config in configs.items():
             try:
                 config.recipe(self.train)
             except Invalid as error:
                 raise Invalid(f"methods.{arm}.{error}") from error
         # said in full, so that a stored study does not get arms of its preset back
-        return self.model_copy(update={"methods": chosen, "arms": tuple(chosen)})
-
-    def _chosen(self) -> dict[str, ArmConfig]:
-        if self.arms is None:
-            return self.methods
-        for arm in self.arms:
-            if arm not in self.methods:
-                raise Invalid(f"arms has {arm!r}; {nearest(arm, self.methods)}")
-        if len(set(self.arms)) < len(self.arms):
-            raise Invalid(f"arms is {list(self.arms)}; allowed: each once")
-        return {arm: self.methods[arm] for arm in self.arms}
+        return self.model_copy(update={"methods": configs, "arms": tuple(configs)})

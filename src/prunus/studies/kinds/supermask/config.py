@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_valid
 from prunus.core.errors import Invalid, nearest
 from prunus.studies.config import STRICT, BaseSetting, TrainConfig
 from prunus.studies.explain import explain
+from prunus.studies.kinds.chosen import chosen
 from prunus.studies.kinds.supermask.arms import WORDS
 from prunus.supermasks import METHODS
 from prunus.supermasks.weights import WEIGHTS
@@ -91,21 +92,11 @@ class MaskSetting(BaseSetting):
 
     @model_validator(mode="after")
     def _trainings(self) -> Self:
-        chosen = self._chosen()
-        for arm, config in chosen.items():
+        configs = chosen(self.masks, self.arms)
+        for arm, config in configs.items():
             try:
                 config.recipe(self.train)
             except Invalid as error:
                 raise Invalid(f"masks.{arm}.{error}") from error
         # said in full, so that a stored study does not get arms of its preset back
-        return self.model_copy(update={"masks": chosen, "arms": tuple(chosen)})
-
-    def _chosen(self) -> dict[str, MaskConfig]:
-        if self.arms is None:
-            return self.masks
-        for arm in self.arms:
-            if arm not in self.masks:
-                raise Invalid(f"arms has {arm!r}; {nearest(arm, self.masks)}")
-        if len(set(self.arms)) < len(self.arms):
-            raise Invalid(f"arms is {list(self.arms)}; allowed: each once")
-        return {arm: self.masks[arm] for arm in self.arms}
+        return self.model_copy(update={"masks": configs, "arms": tuple(configs)})
