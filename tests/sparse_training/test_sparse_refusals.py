@@ -9,7 +9,7 @@ from prunus.core.errors import Invalid
 from prunus.core.masks import Masks
 from prunus.sparse_training import METHODS, SET, RigL, Static
 from toy import MLP, ConvNet, build
-from training import made, take_step
+from training import EVERY, made, take_step
 
 EVERY_METHOD = list(METHODS)
 
@@ -67,6 +67,8 @@ def test_an_update_after_the_masks_were_taken_away(instead):
         ({"density": 1.5}, r"density is 1\.5"),
         ({"density": "x"}, "density is 'x'"),
         ({"density": None}, "density is None; allowed"),
+        ({"density": 0.01}, r"density is 0\.01, which leaves none of the 48 weights of 0\.weight"),
+        ({"power": "3"}, "power is '3'"),
         ({"scope": "erkk"}, "did you mean 'erk'"),
         ({"total_steps": 10}, "ends before it begins"),
         ({"pattern": "4"}, "pattern is '4'"),
@@ -116,3 +118,59 @@ def test_a_model_without_weights():
     model = nn.Sequential(nn.LayerNorm(3))
     with pytest.raises(Invalid, match="has no prunable weights"):
         Static(model, sgd(model), 0.3)
+
+
+def test_what_is_no_model_and_no_optimizer():
+    model = build(MLP)
+    with pytest.raises(Invalid, match="model is of type SGD"):
+        Static(sgd(model), model, 0.3)  # type: ignore[arg-type]
+    with pytest.raises(Invalid, match="optimizer is of type MLP"):
+        Static(model, model, 0.3)  # type: ignore[arg-type]
+    method = made("rigl", model, sgd(model))
+    with pytest.raises(Invalid, match="the state is of type NoneType"):
+        method.load_state_dict(None)
+    with pytest.raises(Invalid, match="copy is of type NoneType"):
+        method.follow(None)
+
+
+def test_another_method_on_the_same_model_takes_over_and_the_first_says_so():
+    model = build(MLP)
+    optimizer = sgd(model)
+    first = made("rigl", model, optimizer)
+    second = made("set", model, optimizer)
+    take_step(model, optimizer, second, 0)
+    with pytest.raises(Invalid, match=r"the mask of 0\.weight was taken away or replaced: make a new RigL"):
+        first.step()
+
+
+def test_frozen_weights_are_left_alone():
+    model = build(MLP)
+    model[0].weight.requires_grad_(False)
+    before = model[0].weight.clone()
+    for optimizer in (sgd(model), torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)):
+        method = made("set", model, optimizer)
+        assert "0.weight" not in method.masks
+        assert method.masks.kept == round(0.3 * method.masks.total)
+        for step in range(EVERY):
+            take_step(model, optimizer, method, step)
+        assert torch.equal(model[0].weight, before)
+    with pytest.raises(Invalid, match=r"start has 0\.weight, which is frozen"):
+        Static(model, sgd(model), start=Masks.full(model))
+
+
+def test_a_weight_that_is_frozen_later_keeps_its_connections():
+    model = build(MLP)
+    optimizer = sgd(model)
+    method = made("set", model, optimizer)
+    before = method.masks
+    model[0].weight.requires_grad_(False)
+    for step in range(EVERY):
+        take_step(model, optimizer, method, step)
+    assert torch.equal(method.masks["0.weight"], before["0.weight"])
+    assert method.masks != before
+
+
+def test_a_pattern_with_a_density_of_its_own_needs_none():
+    model = build(MLP)
+    method = RigL(model, sgd(model), total_steps=1000, pattern="1:2", exclude="4.*")
+    assert method.masks.density == 0.5

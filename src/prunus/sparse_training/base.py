@@ -37,7 +37,8 @@ class SparseTraining:
     Args:
         model: any `nn.Module`, also one wrapped by DDP or `torch.compile`. Names are those without the wrapper.
         optimizer: a `torch.optim.Optimizer` that holds the weights, also one that accelerate or Lightning wraps.
-        density: the fraction of the prunable weights that is active, in (0, 1].
+        density: the fraction of the prunable weights that is active, in (0, 1]. Frozen weights are left alone. With a
+            pattern n:m it need not be said.
         start: the masks to begin with, instead of random ones of a density: a ticket's, those of `prunus.prune`.
         scope: how the density is shared among the layers, as in `prunus.select`. Under "uniform" RigL's authors leave
             the first layer dense and outside the count: name it in `exclude`.
@@ -89,6 +90,10 @@ class SparseTraining:
     _saved_active: int | None = field(init=False, repr=False, default=None)  # weights other than 0 in a loaded state
 
     def __post_init__(self) -> None:
+        for given, kind in ((self.model, nn.Module), (self.optimizer, Optimizer)):
+            if not isinstance(given, kind):
+                called = "model" if kind is nn.Module else "optimizer"
+                raise Invalid(f"{called} is of type {type(given).__name__}; allowed: a torch {kind.__name__}")
         self.model, self.optimizer = model_in(self.model), optimizer_in(self.optimizer)
         self.pattern = pattern_of(self.pattern)
         self._check()
@@ -110,9 +115,10 @@ class SparseTraining:
             if self.density is not None:
                 raise Invalid(f"density is {self.density} beside start; allowed: one of the two")
             return given_masks(self.start, weights, axes, self._pattern)
-        if self.density is None:
+        density = self.density if self.density is not None or self._pattern is None else self._pattern.density
+        if density is None:
             raise Invalid("density is None; allowed: a number in (0, 1], or masks as start")
-        return random_masks(weights, axes, check_density(self.density), self.scope, self._pattern, self.stream)
+        return random_masks(weights, axes, check_density(density), self.scope, self._pattern, self.stream)
 
     def begin(self) -> None:
         """Called when the model holds its first masks, and again when a state was loaded."""
@@ -148,6 +154,7 @@ class SparseTraining:
             Invalid: if no weight has had a gradient yet, or a weight was replaced.
         """
         if not any(layer.held.keep.met for layer in self.layers.values()):
+            self._check_held()  # by masks that another method holds, no gradient has come here
             raise Invalid("step() came before any gradient: call loss.backward() and optimizer.step() first")
         if not self._taken:
             return
@@ -172,6 +179,8 @@ class SparseTraining:
         Raises:
             Invalid: if it has not one of the masked weights for its own. Nothing has been changed then.
         """
+        if not isinstance(copy, nn.Module):
+            raise Invalid(f"copy is of type {type(copy).__name__}; allowed: a torch.nn.Module")
         copy = model_in(copy)
         there = dict(copy.named_parameters())
         for name, layer in self.layers.items():
@@ -209,6 +218,8 @@ class SparseTraining:
         Raises:
             Invalid: if the state is of another method or model. Nothing has been changed then.
         """
+        if not isinstance(state_dict, Mapping):
+            raise Invalid(f"the state is of type {type(state_dict).__name__}; allowed: what state_dict() gave")
         if (method := state_dict.get("method")) != self.name:
             raise Invalid(f"the state is of the method {method!r}; allowed: {self.name!r}")
         for needed in ("steps", "started", "updates", "active", *self.own_state()):

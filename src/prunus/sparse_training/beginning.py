@@ -26,14 +26,18 @@ def trained_weights(
         Invalid: if there are none, or the optimizer does not hold one of them.
     """
     if start is None:
-        weights = prunable(model, include, exclude)
+        found = prunable(model, include, exclude)
+        weights = {name: weight for name, weight in found.items() if weight.requires_grad}
     else:
         there = dict(model.named_parameters())
         if unknown := [name for name in start if name not in there]:
             raise Invalid(f"start has {unknown[0]!r}, which is no parameter of the model; {nearest(unknown[0], there)}")
         weights = {name: there[name] for name in start}
+        for name, weight in weights.items():
+            if not weight.requires_grad:
+                raise Invalid(f"start has {name}, which is frozen; allowed: weights that are trained")
     if not weights:
-        raise Invalid(f"this {type(model).__name__} has no prunable weights")
+        raise Invalid(f"this {type(model).__name__} has no prunable weights that are trained")
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for name, weight in weights.items():
         if id(weight) not in held:
@@ -50,14 +54,21 @@ def counts_of(weights: Weights, density: float, scope: str | Allocation, pattern
     """round(density · n) weights shared among the layers, by name.
 
     Raises:
-        Invalid: if the pattern does not go with the density.
+        Invalid: if the pattern does not go with the density, or a layer would have no weight.
     """
     if pattern and pattern.density:
         if not isclose(density, pattern.density, rel_tol=1e-6):
             raise Invalid(f"density is {density:g}; allowed with pattern {pattern}: {pattern.density:g}")
         scope = "uniform"
     size = sum(weight.numel() for weight in weights.values())
-    return dict(allot(scope, {name: weight.detach().abs() for name, weight in weights.items()}, round(density * size)))
+    counts = dict(allot(scope, {n: weight.detach().abs() for n, weight in weights.items()}, round(density * size)))
+    for name, count in counts.items():
+        if not count:  # it would give a constant for good
+            raise Invalid(
+                f"density is {density:g}, which leaves none of the {weights[name].numel():,} weights of {name}; allowed: "
+                f"a higher one, or exclude={name!r}"
+            )
+    return counts
 
 
 def strongest_masks(

@@ -65,8 +65,9 @@ class Dynamic(SparseTraining):
         self.rewire(step, fraction, self.choices(fraction, step))
 
     def choices(self, fraction: float, step: int) -> Iterable[Choice]:
-        """What each layer keeps and grows, one layer after the other."""
-        return (self.choice(name, layer, fraction, step) for name, layer in self.layers.items())
+        """What each layer keeps and grows, one after the other; one that was frozen since stays as it is."""
+        trained = (item for item in self.layers.items() if item[1].weight.requires_grad)
+        return (self.choice(name, layer, fraction, step) for name, layer in trained)
 
     def choice(self, name: str, layer: SparseLayer, fraction: float, step: int) -> Choice:
         """What one layer keeps and grows."""

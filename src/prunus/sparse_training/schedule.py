@@ -45,11 +45,11 @@ class UpdateSchedule:
         for name in ("total_steps", "every"):
             check_count(name, getattr(self, name))
         check_part("until", self.until)
-        if isinstance(self.fraction, bool) or not 0 <= self.fraction <= 1:
+        if not is_number(self.fraction) or not 0 <= self.fraction <= 1:
             raise Invalid(f"fraction is {self.fraction!r}; allowed: a number in [0, 1]")
         if self.decay not in DECAYS:
             raise Invalid(f"decay is {self.decay!r}; {nearest(str(self.decay), DECAYS)}")
-        if not self.power > 0:
+        if not is_number(self.power) or not self.power > 0:
             raise Invalid(f"power is {self.power!r}; allowed: a number above 0")
         if self.every >= self.end:
             raise Invalid(
@@ -80,5 +80,10 @@ def check_count(name: str, value: int) -> None:
 
 def check_part(name: str, value: float) -> None:
     """Refuse what is no part of the training."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+    if not is_number(value) or not 0 < value <= 1:
         raise Invalid(f"{name} is {value!r}; allowed: a number in (0, 1], the part of total_steps")
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a real number, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from prunus.core.errors import Invalid
+from prunus.core.errors import Invalid, nearest
 from prunus.sparse_training.base import SparseTraining
 
 
@@ -20,11 +20,21 @@ class Carried:
             options.
         options: of the method. `total_steps` is the trainer's own number unless it is given.
 
+    Raises:
+        Invalid: if `make` cannot be called, or has no such option.
+
     Attributes:
         method: the method; None until training begins.
     """
 
     def __init__(self, make: Callable[..., SparseTraining], **options: Any) -> None:
+        if not callable(make):
+            raise Invalid(f"make is {make!r}; allowed: a method's class, such as prunus.RigL, or a function")
+        known = signature(make).parameters
+        loose = any(each.kind is each.VAR_KEYWORD for each in known.values())
+        for option in options if not loose else ():
+            if option not in known:
+                raise Invalid(f"{getattr(make, '__name__', 'make')} has no option {option!r}; {nearest(option, known)}")
         self.make, self.options = make, options
         self.method: SparseTraining | None = None
 

@@ -57,7 +57,10 @@ class SoftNeurons(Phase):
         check_number("end", end, lambda b: start <= b < float("inf"), f"a number of at least start={start:g}")
         if not any(_relus(model)):
             name = type(model).__name__
-            raise Invalid(f"{name} has no nn.ReLU module inside to make soft; one called as a function cannot be seen")
+            raise Invalid(
+                f"{name} has no nn.ReLU module inside to make soft; one called as a function cannot be seen "
+                "(ToST goes without: soft_neurons=False)"
+            )
         self.model, self.kind = model, kind
         self.start, self.end = float(start), float(end)
         self.dial = Dial(start)

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from prunus.core.errors import Invalid
 from prunus.data import DataSet
 from prunus.studies.cells import Cell
 from prunus.studies.config import Study
@@ -18,11 +19,18 @@ class Setting(SparseSetting):
 
     Attributes:
         density: of methods that are told one.
-        looks: how many points of the training are reported, evenly spread; updates between them count.
+        looks: how many points of the training are reported, from 1 to 200, evenly spread; updates between them count.
     """
 
     density: Density = 0.05
     looks: Annotated[int, Field(ge=1, le=200)] = 20
+
+    @field_validator("arms")
+    @classmethod
+    def _some(cls, arms: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if arms == ():
+            raise Invalid("arms is []; allowed: at least one")
+        return arms
 
 
 class TopologyStudy(Study[Setting]):
