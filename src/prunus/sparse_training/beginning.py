@@ -65,8 +65,8 @@ def counts_of(weights: Weights, density: float, scope: str | Allocation, pattern
     for name, count in counts.items():
         if not count:  # it would give a constant for good
             raise Invalid(
-                f"density is {density:g}, which leaves none of the {weights[name].numel():,} weights of {name}; allowed: "
-                f"a higher one, or exclude={name!r}"
+                f"density is {density:g}, which leaves none of the {weights[name].numel():,} weights of {name}; "
+                f"allowed: a higher one, or exclude={name!r}"
             )
     return counts
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from prunus.core.allocation import share
 from prunus.core.errors import Invalid
 from prunus.sparse_training.dynamic import Choice, Dynamic
+from prunus.sparse_training.schedule import is_number
 
 
 @dataclass(eq=False)
@@ -48,9 +49,9 @@ class DSR(Dynamic):
     tolerance: float = 0.1
 
     def __post_init__(self) -> None:
-        if isinstance(self.threshold, bool) or not 0 < self.threshold <= sys.float_info.max:
+        if not is_number(self.threshold) or not 0 < self.threshold <= sys.float_info.max:
             raise Invalid(f"threshold is {self.threshold!r}; allowed: a number above 0")
-        if isinstance(self.tolerance, bool) or not 0 <= self.tolerance < 1:
+        if not is_number(self.tolerance) or not 0 <= self.tolerance < 1:
             raise Invalid(f"tolerance is {self.tolerance!r}; allowed: a number in [0, 1)")
         super().__post_init__()
 

@@ -17,7 +17,7 @@ from prunus.sparse_training.beginning import given_masks
 from prunus.sparse_training.dynamic import Choice
 from prunus.sparse_training.layer import SparseLayer, comparable
 from prunus.sparse_training.pattern import top_of_rows
-from prunus.sparse_training.schedule import check_count, check_part
+from prunus.sparse_training.schedule import check_count, check_part, is_number
 
 
 @dataclass(eq=False)
@@ -64,7 +64,7 @@ class GMP(SparseTraining):
         for name in ("total_steps", "every"):
             check_count(name, getattr(self, name))
         check_part("until", self.until)
-        if isinstance(self.since, bool) or not self.since >= 0 or self.first >= self.last:
+        if not is_number(self.since) or not self.since >= 0 or self.first >= self.last:
             raise Invalid(
                 f"since is {self.since!r} and until {self.until} of {self.total_steps} steps: the schedule ends before "
                 "it begins; allowed: since from 0, and at least a step before until"

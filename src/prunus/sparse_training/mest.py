@@ -10,6 +10,7 @@ from prunus.core.errors import Invalid
 from prunus.sparse_training.dynamic import Choice, Dynamic
 from prunus.sparse_training.hooks import unscaled
 from prunus.sparse_training.layer import SparseLayer, comparable, largest
+from prunus.sparse_training.schedule import is_number
 
 
 @dataclass(eq=False)
@@ -45,7 +46,7 @@ class MEST(Dynamic):
     _slopes: dict[str, Tensor] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.gradient_weight, bool) or not 0 <= self.gradient_weight < inf:
+        if not is_number(self.gradient_weight) or not 0 <= self.gradient_weight < inf:
             raise Invalid(f"gradient_weight is {self.gradient_weight!r}; allowed: a number of at least 0")
         super().__post_init__()
 

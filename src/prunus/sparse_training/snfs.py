@@ -13,6 +13,7 @@ from prunus.core.errors import Invalid
 from prunus.sparse_training.dynamic import Choice, Dynamic
 from prunus.sparse_training.hooks import unscaled
 from prunus.sparse_training.layer import SparseLayer, comparable, largest_free
+from prunus.sparse_training.schedule import is_number
 
 #: The part of a layer's free positions that may be grown at once, as long as other layers have room.
 MOST = 0.99
@@ -68,7 +69,7 @@ class SNFS(Dynamic):
     squares: dict[str, Tensor] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.smoothing, bool) or not 0 <= self.smoothing < 1:
+        if not is_number(self.smoothing) or not 0 <= self.smoothing < 1:
             raise Invalid(f"smoothing is {self.smoothing!r}; allowed: a number in [0, 1)")
         super().__post_init__()
 

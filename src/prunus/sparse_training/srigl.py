@@ -17,6 +17,7 @@ from prunus.sparse_training.dynamic import Choice
 from prunus.sparse_training.layer import SparseLayer, largest, marked
 from prunus.sparse_training.pattern import ConstantFanIn, Pattern, top_of_rows
 from prunus.sparse_training.rigl import RigL
+from prunus.sparse_training.schedule import is_number
 
 
 @dataclass(eq=False)
@@ -122,7 +123,7 @@ class SRigL(RigL):
         super()._check()
         if not isinstance(self.pattern, ConstantFanIn):
             raise Invalid(f"pattern is {self.pattern!r}; allowed with SRigL: 'fan-in'")
-        if isinstance(self.gamma, bool) or not 0 <= self.gamma <= 1:
+        if not is_number(self.gamma) or not 0 <= self.gamma <= 1:
             raise Invalid(f"gamma is {self.gamma!r}; allowed: a number in [0, 1]")
 
     def _whole_layers(self, weights: Mapping[str, nn.Parameter]) -> set[str]:

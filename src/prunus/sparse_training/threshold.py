@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from prunus.core.errors import Invalid
 from prunus.core.masks import Masks
 from prunus.sparse_training.layer import SparseLayer
-from prunus.sparse_training.schedule import check_count
+from prunus.sparse_training.schedule import check_count, is_number
 from prunus.sparse_training.shadow import Shadowed, change
 
 
@@ -66,7 +66,7 @@ class STR(Shadowed):
             raise Invalid(f"density is {self.density!r}; allowed with STR: None, since its layers learn theirs")
         if self.start is not None:
             raise Invalid("start is given; allowed with STR: None, since the weights and `initial` say what is active")
-        if isinstance(self.initial, bool) or not isfinite(self.initial):
+        if not is_number(self.initial) or not isfinite(self.initial):
             raise Invalid(f"initial is {self.initial!r}; allowed: a finite number")
         if self.weight_decay is not None and not 0 <= self.weight_decay < float("inf"):
             raise Invalid(f"weight_decay is {self.weight_decay!r}; allowed: None, or a number of at least 0")

@@ -14,7 +14,7 @@ from prunus.core.masks import Masks
 from prunus.sparse_training.beginning import counts_of, strongest, strongest_masks
 from prunus.sparse_training.hooks import scaled
 from prunus.sparse_training.layer import Change, SparseLayer, comparable, moments
-from prunus.sparse_training.schedule import check_count
+from prunus.sparse_training.schedule import check_count, is_number
 from prunus.sparse_training.shadow import Shadowed, change, integers
 
 
@@ -60,7 +60,7 @@ class TopKAST(Shadowed):
 
     def __post_init__(self) -> None:
         check_count("every", self.every)
-        if isinstance(self.penalty, bool) or not 0 <= self.penalty < float("inf"):
+        if not is_number(self.penalty) or not 0 <= self.penalty < float("inf"):
             raise Invalid(f"penalty is {self.penalty!r}; allowed: a number of at least 0")
         super().__post_init__()
 
