@@ -46,8 +46,9 @@ def cells(out):
 
 
 def ranks(process):
-    """The processes that it has started, by their place."""
-    return {int(child.environ()["RANK"]): child for child in psutil.Process(process.pid).children()}
+    """The processes that it has started, by their place; one forked just now has not its own environment yet."""
+    started = [(child, child.environ()) for child in psutil.Process(process.pid).children()]
+    return {int(environment["RANK"]): child for child, environment in started if "RANK" in environment}
 
 
 def at(process, moment):
