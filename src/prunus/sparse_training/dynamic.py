@@ -138,9 +138,11 @@ class ByGradient(Dynamic):
 
     def grown_anywhere(self, layer: SparseLayer, kept: Tensor, count: int, step: int) -> Tensor:
         """Where the gradient is largest; it is of no use afterwards, and written to."""
+        if not count:
+            return kept.new_empty(0)
         gradient = self._gradient(layer).index_fill_(0, kept, 0.0)
         found = positions_of_largest(gradient, count, absolute=True)
-        some = count and bool(gradient[found].all())
+        some = bool(gradient[found].all())
         return found if some else super().grown_anywhere(layer, kept, count, step)  # else kept ones are among the zeros
 
     def growth(self, layer: SparseLayer, step: int) -> Tensor:  # noqa: ARG002

@@ -99,4 +99,4 @@ class GraNet(ByGradient):
             count = floor(fraction * counts[name]) if layer.weight.grad is not None else 0
             # the strongest of a layer are the same before it is pruned and after
             kept = self.strongest(layer, counts[name] - count)
-            yield name, (kept, self.grown_anywhere(layer, kept, count, step) if count else kept.new_empty(0))
+            yield name, (kept, self.grown_anywhere(layer, kept, count, step))

@@ -160,6 +160,12 @@ def test_learning_rate_schedulers_do_not_notice(late):
         step(model, optimizer, batch(MLP, seed=turn))
         scheduler.step()
         skips.step()
+    plain = sgd(build(MLP))
+    alone = torch.optim.lr_scheduler.CosineAnnealingLR(plain, 10)
+    for _ in range(4):
+        plain.step()
+        alone.step()
+    assert scheduler.get_last_lr() == alone.get_last_lr() == [group["lr"] for group in optimizer.param_groups]
 
 
 def test_the_last_layer_has_a_shortcut_only_where_it_is_asked_for():

@@ -1,23 +1,20 @@
 """How the studies of sparse training train."""
 
-import json
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
 from prunus.core.errors import Invalid, nearest
 from prunus.sparse_training import METHODS
 from prunus.studies.config import STRICT, BaseSetting, TrainConfig
-from prunus.studies.explain import explain
 from prunus.studies.kinds.chosen import chosen
 from prunus.studies.kinds.sparse_training.arms import LONGEST, METHOD_OF, OPTIONS_OF, PLAIN, words
 from prunus.studies.kinds.sparse_training.options import options_of
+from prunus.studies.kinds.trained_otherwise import trained_otherwise
 from prunus.training import Recipe
 
 Density = Annotated[float, Field(gt=0, le=1)]
 Length = Annotated[int, Field(ge=1, le=LONGEST)]
-
-_TRAINING = TypeAdapter(TrainConfig)
 
 
 def each_once(values: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
@@ -86,11 +83,7 @@ class ArmConfig(BaseModel):
         Raises:
             Invalid: if it is no training.
         """
-        try:
-            found = _TRAINING.validate_json(json.dumps({**dense.__dict__, **self.train}))
-        except ValidationError as error:
-            raise Invalid(f"train.{explain(error, TrainConfig, alone=False)}") from error
-        return Recipe(**found.__dict__)
+        return trained_otherwise(dense, self.train)
 
 
 class SparseSetting(BaseSetting):

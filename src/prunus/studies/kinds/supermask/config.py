@@ -1,22 +1,19 @@
 """How the studies of supermasks find masks."""
 
-import json
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from prunus.core.errors import Invalid, nearest
 from prunus.studies.config import STRICT, BaseSetting, TrainConfig
-from prunus.studies.explain import explain
 from prunus.studies.kinds.chosen import chosen
 from prunus.studies.kinds.supermask.arms import WORDS
+from prunus.studies.kinds.trained_otherwise import trained_otherwise
 from prunus.supermasks import METHODS
 from prunus.supermasks.weights import WEIGHTS
 from prunus.training import Recipe
 
 Density = Annotated[float, Field(gt=0, le=1)]
-
-_TRAINING = TypeAdapter(TrainConfig)
 
 
 class MaskConfig(BaseModel):
@@ -60,11 +57,7 @@ class MaskConfig(BaseModel):
         Raises:
             Invalid: if it is no training.
         """
-        try:
-            found = _TRAINING.validate_json(json.dumps({**dense.__dict__, **self.train}))
-        except ValidationError as error:
-            raise Invalid(f"train.{explain(error, TrainConfig, alone=False)}") from error
-        return Recipe(**found.__dict__)
+        return trained_otherwise(dense, self.train)
 
 
 class MaskSetting(BaseSetting):
